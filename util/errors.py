@@ -1,0 +1,27 @@
+"""One exception for everything a user can put right, and the one place that prints it."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Bad input: the message is one line that names the file and says what was expected."""
+
+
+def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
+    """Wrap a program's ``main``: an `InputError` becomes one line on stderr and exit code 2.
+
+    The wrapped function's return value becomes the exit code (None is 0).
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args, **kwargs) -> None:
+        try:
+            code = main(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        sys.exit(code or 0)
+
+    return wrapper
