@@ -1,0 +1,39 @@
+"""Which device to run on, and which half-precision type it does well."""
+
+import torch
+
+from util.errors import InputError
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """Turn ``--device`` into a device; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    ``local_rank`` picks the GPU on this machine. Raises `InputError` for a device that is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if name not in available:
+        raise InputError(f"--device {name}: expected one of {', '.join(DEVICES)}")
+    if not available[name]:
+        there = ", ".join(kind for kind, ok in available.items() if ok)
+        raise InputError(f"--device {name}: this machine's PyTorch does not offer it (it offers: {there})")
+    if name != "cuda":
+        return torch.device(name)
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"--device cuda: process {local_rank} of this machine needs a GPU of its own, "
+            f"but PyTorch sees {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """The autocast type for ``device``: bf16 where the device has it, else fp16 (CUDA, MPS only)."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16
