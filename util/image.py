@@ -76,8 +76,8 @@ def read_mask(path: Path) -> np.ndarray:
     with _open(path) as image:
         if image.mode not in ("P", "L", "1"):
             raise InputError(
-                f"{path}: is a {image.mode} image; expected a mask, that is an 8-bit palette or grey PNG whose"
-                " values are object ids"
+                f"{path}: is a {image.mode} image; expected a mask, that is an 8-bit palette or grey PNG"
+                " whose values are object ids"
             )
         ids = _decode(path, image).astype(np.uint8)
     found = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:]) + 1
@@ -120,10 +120,9 @@ def draw_masks(image: np.ndarray, ids: np.ndarray, alpha: float = 0.5) -> np.nda
 
     ``image`` H×W×3 uint8, ``ids`` H×W uint8, ``alpha`` in [0, 1]: how much of the tint covers the image.
     """
-    drawn = image.copy()
     inside = ids > 0
-    colours = PALETTE[ids[inside]]
-    drawn[inside] = (drawn[inside] * (1 - alpha) + colours * alpha + 0.5).astype(np.uint8)
+    tinted = cv2.addWeighted(image, 1 - alpha, PALETTE[ids], alpha, 0)
+    drawn = np.where(inside[..., None], tinted, image)
     window = np.ones((3, 3), np.uint8)
     outline = inside & (cv2.erode(ids, window) != cv2.dilate(ids, window))
     drawn[outline] = PALETTE[ids[outline]]
