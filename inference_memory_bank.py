@@ -1,0 +1,189 @@
+"""Memories: what past frames leave behind for the frames to come. PyTorch only; no network, no files.
+
+B clips, K objects, h×w feature map, Ck and Cv channels of keys and values, N = frames·h·w memory positions, Q = h·w
+query positions. Every memory has the same two methods, differentiable, so that training and evaluation share them::
+
+    memory.add(key B×Ck×h×w, value B×K×Cv×h×w, temporary=False)
+    memory.read(query B×Ck×h×w) → readout B×K×Cv×h×w
+
+A *temporary* entry lasts until the next ``add``. All objects of a memory entered on the same frame and share its keys.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+# Largest affinity held at once, in elements: queries are read in chunks that stay below it (64 MiB in float32).
+AFFINITY_BUDGET = 2**24
+
+
+def make_memory(config, top_k: int | None = None, reserve: int = 0):
+    """The memory that a network's config names: the only place that knows the kinds apart.
+
+    Args:
+        config: has ``memory``, ``gc_norm`` and ``gc_update`` (`model.network.NetworkConfig`).
+        top_k: positions per query that enter the softmax of the space-time memory; None: all (training).
+        reserve: number of frames expected, so that buffers are allocated once.
+    """
+    if config.memory == "global_context":
+        return GlobalContextMemory(config.gc_norm, config.gc_update)
+    return SpaceTimeMemory(top_k, reserve)
+
+
+class _Rows:
+    """Rows B×N×C that grow: into a preallocated buffer, or functionally while autograd is watching."""
+
+    def __init__(self, reserve: int):
+        self.reserve = reserve  # rows to make room for at first
+        self.buffer: torch.Tensor | None = None
+        self.length = 0
+
+    def write(self, rows: torch.Tensor, start: int) -> None:
+        """Put rows B×n×C at ``start`` and drop what followed."""
+        end = start + rows.shape[1]
+        if rows.requires_grad:
+            self.buffer = rows if start == 0 else torch.cat([self.buffer[:, :start], rows], dim=1)
+        else:
+            if self.buffer is None or end > self.buffer.shape[1]:
+                capacity = max(self.reserve, end, end * 3 // 2 if start else 0)
+                grown = rows.new_empty(rows.shape[0], capacity, rows.shape[2])
+                if start:
+                    grown[:, :start] = self.buffer[:, :start]
+                self.buffer = grown
+            self.buffer[:, start:end] = rows
+        self.length = end
+
+    def view(self) -> torch.Tensor:
+        return self.buffer[:, : self.length]
+
+
+class SpaceTimeMemory:
+    """Keys and values of every memorised position, read by attention with the L2 similarity (STCN section 3.3).
+
+    ``S(i, j) = (2 k_i·q_j − ‖k_i‖²) / √Ck``; a softmax over all memory positions i, or over the ``top_k`` largest per query,
+    weighs the values. One affinity serves all objects. ``top_k`` above N takes all N.
+
+    Args:
+        top_k: see above; None takes all positions.
+        reserve: number of frames to allocate for at the first ``add``.
+    """
+
+    def __init__(self, top_k: int | None = None, reserve: int = 0):
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k {top_k}: expected at least 1, or None for all positions")
+        self.top_k, self.reserve = top_k, reserve
+        self._keys: _Rows | None = None
+        self._values: _Rows | None = None
+        self._permanent = 0  # rows that stay; a temporary frame may follow them
+
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
+        if self._keys is None:
+            positions = self.reserve * key.shape[-2] * key.shape[-1]
+            self._keys, self._values = _Rows(positions), _Rows(positions)
+            self._objects = value.shape[1]
+        if value.shape[1] != self._objects:
+            raise ValueError(f"value of {value.shape[1]} objects for a memory of {self._objects}")
+        # Position-major: a position's key, and all objects' values, lie together.
+        self._keys.write(key.flatten(2).transpose(1, 2), self._permanent)
+        self._values.write(value.flatten(3).permute(0, 3, 1, 2).flatten(2), self._permanent)
+        if not temporary:
+            self._permanent = self._keys.length
+
+    def read(self, query: torch.Tensor) -> torch.Tensor:
+        """query B×Ck×h×w → readout B×K×Cv×h×w in the values' dtype. Raises RuntimeError while empty."""
+        if self._keys is None:
+            raise RuntimeError("the memory is empty: add a frame before reading")
+        height, width = query.shape[-2:]
+        keys, values = self._keys.view(), self._values.view()
+        queries = query.flatten(2).transpose(1, 2)
+        chunk = max(1, AFFINITY_BUDGET // (keys.shape[0] * keys.shape[1]))
+        if self.top_k is None:
+            readout = self._read_all(queries, keys, values)
+        else:
+            readout = torch.cat(
+                [self._read_top(part, keys, values) for part in queries.split(chunk, dim=1)], dim=1
+            )
+        return readout.unflatten(2, (self._objects, -1)).permute(0, 2, 3, 1).unflatten(3, (height, width))
+
+    def _similarity(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Queries B×Q×Ck, keys B×N×Ck → B×Q×N, float32 under autocast: fp16 cannot hold squared norms."""
+        with torch.autocast(queries.device.type, enabled=False):
+            queries, keys = queries.float(), keys.float()
+            norms = keys.square().sum(dim=2).unsqueeze(1)
+            return (2 * queries @ keys.transpose(1, 2) - norms) / math.sqrt(keys.shape[2])
+
+    def _read_all(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        weights = torch.softmax(self._similarity(queries, keys), dim=2)
+        return weights.to(values.dtype) @ values
+
+    def _read_top(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Gather only the ``top_k`` values of each query, instead of a product with a matrix that is mostly zero."""
+        top = self._similarity(queries, keys).topk(min(self.top_k, keys.shape[1]), dim=2, sorted=False)
+        weights = torch.softmax(top.values, dim=2).to(values.dtype)
+        readout = [
+            F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
+            for index, rows, weight in zip(top.indices, values, weights, strict=True)
+        ]
+        return torch.stack(readout)
+
+
+class GlobalContextMemory:
+    """One Ck×Cv matrix per object, whatever the number of frames (Global Context module, ECCV 2020, section 3).
+
+    *Summarise* ``C_t = φ(K)ᵀ V``; *update* ``G_t = ((t−1) G_{t−1} + C_t) / t``; *read* ``ψ(Q) G``. Kept in float32 under autocast.
+
+    Args:
+        norm: ``softmax``: φ over positions for each channel, ψ over channels for each position; ``mean``: φ(K) = K/n and
+            ψ the identity, which makes the read equal dot-product attention over all past frames.
+        update: ``mean`` (the paper), or ``anchored``: the first frame keeps half of the weight.
+    """
+
+    def __init__(self, norm: str = "softmax", update: str = "mean"):
+        if norm not in ("softmax", "mean") or update not in ("mean", "anchored"):
+            raise ValueError(
+                f"norm {norm!r} of ('softmax', 'mean'), update {update!r} of ('mean', 'anchored')"
+            )
+        self.norm, self.update = norm, update
+        self._anchor: torch.Tensor | None = None  # the first frame's context
+        self._mean: torch.Tensor | None = (
+            None  # mean over all frames, or over all but the first when anchored
+        )
+        self._count = 0
+        self._temporary: torch.Tensor | None = None
+
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
+        context = self._summarise(key, value)
+        self._temporary = context if temporary else None
+        if temporary:
+            return
+        if self.update == "anchored" and self._anchor is None:
+            self._anchor = context
+        else:
+            self._mean, self._count = self._with(context), self._count + 1
+
+    def read(self, query: torch.Tensor) -> torch.Tensor:
+        """query B×Ck×h×w → readout B×K×Cv×h×w in the query's dtype. Raises RuntimeError while empty."""
+        mean = self._mean if self._temporary is None else self._with(self._temporary)
+        if self._anchor is None:
+            context = mean
+        else:
+            context = self._anchor if mean is None else (self._anchor + mean) / 2
+        if context is None:
+            raise RuntimeError("the memory is empty: add a frame before reading")
+        with torch.autocast(query.device.type, enabled=False):
+            psi = query.float().softmax(dim=1) if self.norm == "softmax" else query.float()
+            return torch.einsum("bchw,bkcv->bkvhw", psi, context).to(query.dtype)
+
+    def _summarise(self, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Frame context B×K×Ck×Cv, float32: every key channel is one attention map over the frame's positions."""
+        with torch.autocast(key.device.type, enabled=False):
+            key, value = key.float().flatten(2), value.float().flatten(3)
+            phi = key.softmax(dim=2) if self.norm == "softmax" else key / key.shape[2]
+            return torch.einsum("bcn,bkvn->bkcv", phi, value)
+
+    def _with(self, context: torch.Tensor) -> torch.Tensor:
+        """The running mean after one more context. The increment form loses no precision over hours of video."""
+        return context if self._mean is None else self._mean + (context - self._mean) / (self._count + 1)

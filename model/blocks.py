@@ -1,0 +1,131 @@
+"""Building blocks of the decoder and the value encoder.
+
+B frames, K objects, C channels. Per-object tensors come flattened to (B·K)×C×h×w; *shared* tensors, the same for
+all objects of a frame, stay B×C×h×w and are never repeated: convolutions over ``[per-object, shared]`` channels are
+split, so that the shared part is computed once per frame.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def add_shared(x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """(B·K)×C×h×w plus B×C×h×w, broadcast over the K objects of each frame."""
+    return (x.unflatten(0, (shared.shape[0], -1)) + shared.unsqueeze(1)).flatten(0, 1)
+
+
+class SplitConv2d(nn.Conv2d):
+    """A 3×3 convolution over the concatenation ``[per-object, shared]`` of channels, shared part computed once."""
+
+    def __init__(self, own_channels: int, shared_channels: int, out_channels: int):
+        super().__init__(own_channels + shared_channels, out_channels, 3, padding=1)
+        self.own_channels = own_channels
+
+    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
+        own_weight, shared_weight = self.weight.split([self.own_channels, shared.shape[1]], dim=1)
+        own = F.conv2d(x, own_weight, padding=1)
+        return add_shared(own, F.conv2d(shared, shared_weight, self.bias, padding=1))
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block without norms: ``x' + conv2(relu(conv1(relu(x))))``.
+
+    ``x'`` is x itself, or a 3×3 convolution of (unactivated) x when the number of channels changes.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.downsample = nn.Conv2d(in_dim, out_dim, 3, padding=1) if in_dim != out_dim else nn.Identity()
+        self.conv1 = nn.Conv2d(in_dim, out_dim, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×h×w → N×C'×h×w."""
+        return self.downsample(x) + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+
+
+class SharedResBlock(nn.Module):
+    """`ResBlock` over ``[per-object, shared]`` channels; always with the convolution on the skip path."""
+
+    def __init__(self, own_dim: int, shared_dim: int, out_dim: int):
+        super().__init__()
+        self.downsample = SplitConv2d(own_dim, shared_dim, out_dim)
+        self.conv1 = SplitConv2d(own_dim, shared_dim, out_dim)
+        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
+        residual = self.conv2(torch.relu(self.conv1(torch.relu(x), torch.relu(shared))))
+        return self.downsample(x, shared) + residual
+
+
+class UpsampleBlock(nn.Module):
+    """Twice the resolution: convolved skip features plus the bilinear ×2 of the coarser map, then a `ResBlock`."""
+
+    def __init__(self, skip_dim: int, up_dim: int, out_dim: int):
+        super().__init__()
+        self.skip_conv = nn.Conv2d(skip_dim, up_dim, 3, padding=1)
+        self.out_conv = ResBlock(up_dim, out_dim)
+
+    def forward(self, skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """skip (shared) B×C×2h×2w, up (B·K)×C'×h×w → (B·K)×C''×2h×2w."""
+        up = F.interpolate(up, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.out_conv(add_shared(up, self.skip_conv(skip)))
+
+
+class ChannelGate(nn.Module):
+    """CBAM's channel attention: ``sigmoid(MLP(avgpool) + MLP(maxpool))`` with one shared MLP."""
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×h×w → N×C×h×w, every channel scaled."""
+        gate = torch.sigmoid(self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3))))
+        return x * gate[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """CBAM's spatial attention: a 7×7 convolution of ``[max, mean]`` over channels, sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×h×w → N×C×h×w, every position scaled."""
+        pooled = torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.conv(pooled))
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention (ECCV 2018): channel gate, then spatial gate."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channel_gate = ChannelGate(channels)
+        self.spatial_gate = SpatialGate()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×h×w → N×C×h×w."""
+        return self.spatial_gate(self.channel_gate(x))
+
+
+class FeatureFusion(nn.Module):
+    """Fuse per-object mask features with the frame's key features into the memory value (STCN section 3.2)."""
+
+    def __init__(self, own_dim: int, shared_dim: int, out_dim: int):
+        super().__init__()
+        self.block1 = SharedResBlock(own_dim, shared_dim, out_dim)
+        self.attention = CBAM(out_dim)
+        self.block2 = ResBlock(out_dim, out_dim)
+
+    def forward(self, x: torch.Tensor, f16: torch.Tensor) -> torch.Tensor:
+        """x (B·K)×C₁×h×w, f16 B×C₂×h×w → (B·K)×C×h×w."""
+        x = self.block1(x, f16)
+        return self.block2(x + self.attention(x))

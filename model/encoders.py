@@ -1,0 +1,101 @@
+"""Key encoder and value encoder on torchvision's ResNets.
+
+B frames, K objects, H×W image (multiples of 16), ``f4``, ``f8``, ``f16`` features at 1/4, 1/8, 1/16.
+"""
+
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from model.blocks import FeatureFusion
+from util.checkpoint import extend_input_channels, read_backbone
+from util.errors import InputError
+
+# Channels of f4, f8, f16.
+BACKBONE_DIMS = {"resnet50": (256, 512, 1024), "resnet18": (64, 128, 256)}
+
+
+class Backbone(nn.Module):
+    """A torchvision ResNet up to ``layer3``, with extra input channels if asked for.
+
+    Its batch norms keep their running statistics through training, too; their affine weights do train.
+    """
+
+    def __init__(self, name: str, extra_channels: int = 0):
+        super().__init__()
+        if name not in BACKBONE_DIMS:
+            raise ValueError(f"backbone {name!r}: expected one of {', '.join(BACKBONE_DIMS)}")
+        self.name = name
+        resnet = getattr(torchvision.models, name)(weights=None)
+        self.conv1, self.bn1 = resnet.conv1, resnet.bn1
+        self.relu, self.maxpool = resnet.relu, resnet.maxpool
+        self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
+        if extra_channels:
+            weight = extend_input_channels(self.conv1.weight.data, extra_channels, "orthogonal")
+            self.conv1 = nn.Conv2d(weight.shape[1], 64, 7, stride=2, padding=3, bias=False)
+            self.conv1.weight.data = weight
+        self.train()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Training mode for all but the batch norms: small batches of video would spoil their statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """N×(3+extra)×H×W, normalised → f4 N×C₄×H/4×W/4, f8 N×C₈×H/8×W/8, f16 N×C₁₆×H/16×W/16."""
+        f4 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        f8 = self.layer2(f4)
+        return f4, f8, self.layer3(f8)
+
+    def load_imagenet(self, files: list[Path] | None) -> None:
+        """Take ImageNet weights: from torchvision (``files=None``), else from the one file that fits.
+
+        Extra input channels keep their orthogonal start. Raises `InputError` when no file is a ``name``,
+        or when torchvision cannot download.
+        """
+        if files is None:
+            try:
+                state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict(progress=True)
+            except OSError as error:
+                raise InputError(
+                    f"ImageNet weights of {self.name} could not be downloaded ({error}): give local files with "
+                    f"--pretrained PATH, or --pretrained none to start from random weights"
+                ) from error
+        else:
+            state = read_backbone(self.name, files)
+        own = self.state_dict()
+        extra = own["conv1.weight"].shape[1] - state["conv1.weight"].shape[1]
+        if extra:
+            state["conv1.weight"] = extend_input_channels(state["conv1.weight"], extra, "orthogonal")
+        self.load_state_dict({name: state[name] for name in own})
+
+
+class ValueEncoder(nn.Module):
+    """Frame, object masks and key features → one memory value per object (SPEC of STCN, section 3.2).
+
+    Args:
+        f16_dim: channels of the key encoder's f16.
+        value_dim: channels of the value.
+        single_object: one extra input channel, the object's mask; else two, the second being the sum of the
+            other objects' masks.
+    """
+
+    def __init__(self, f16_dim: int, value_dim: int, single_object: bool):
+        super().__init__()
+        self.single_object = single_object
+        self.backbone = Backbone("resnet18", extra_channels=1 if single_object else 2)
+        self.fuser = FeatureFusion(BACKBONE_DIMS["resnet18"][2], f16_dim, value_dim)
+
+    def forward(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """image B×3×H×W normalised, f16 B×C×h×w, masks B×K×H×W in [0, 1] → value B×K×Cv×h×w."""
+        batch, objects = masks.shape[:2]
+        channels = [masks] if self.single_object else [masks, masks.sum(dim=1, keepdim=True) - masks]
+        image = image.unsqueeze(1).expand(-1, objects, -1, -1, -1)
+        x = torch.cat([image, *(channel.unsqueeze(2) for channel in channels)], dim=2)
+        _, _, own16 = self.backbone(x.flatten(0, 1))
+        return self.fuser(own16, f16).unflatten(0, (batch, objects))

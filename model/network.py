@@ -1,0 +1,232 @@
+"""The network family: GSFM, STCN and Global Context are three settings of one class.
+
+B clips, T frames, K objects, H×W image (multiples of 16), h×w = H/16×W/16. ``masks`` never have a background
+channel; ``prob`` and ``logits`` always have it first. `Network.forward` is the training pass; evaluation calls the same
+`encode_key`, `encode_value` and `decode` frame by frame (``inference_core.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from model.decoder import Decoder
+from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
+from model.spectral import FILTERS, SPECTRA, SpectralFilter
+from util.checkpoint import extend_input_channels, read_network_file, write_network_file
+from util.errors import InputError
+from util.tensor import soft_aggregate
+
+MEMORIES = ("space_time", "global_context")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything needed to rebuild a network; stored in every checkpoint.
+
+    Attributes:
+        backbone: key encoder, ``resnet50`` or ``resnet18``; the widths of its features follow.
+        lfm: Low-Frequency Module on f16 (GSFM section 3.3).
+        hfm: boundary branch with the High-Frequency Module in the decoder (GSFM section 3.4).
+        spectrum: ``half`` or ``hermitian`` (see `model.spectral`); the latter for weights trained on a full ``fft2``.
+        filter: ``bins`` (the paper's) or ``relative`` (the same filter at every size).
+        memory: ``space_time`` (STCN) or ``global_context`` (ECCV 2020).
+        key_dim, value_dim: channels of memory keys and values.
+        decoder_dim: channels of the decoder at 1/4 and 1/8.
+        single_object: stage 0: the value encoder sees one mask; else also the sum of the other objects' masks.
+        gc_norm, gc_update: normalisation and update rule of the global context memory.
+    """
+
+    backbone: str = "resnet50"
+    lfm: bool = True
+    hfm: bool = True
+    spectrum: str = "half"
+    filter: str = "bins"
+    memory: str = "space_time"
+    key_dim: int = 64
+    value_dim: int = 512
+    decoder_dim: int = 256
+    single_object: bool = False
+    gc_norm: str = "softmax"
+    gc_update: str = "mean"
+
+    def __post_init__(self):
+        choices = {
+            "backbone": tuple(BACKBONE_DIMS),
+            "spectrum": SPECTRA,
+            "filter": FILTERS,
+            "memory": MEMORIES,
+            "gc_norm": ("softmax", "mean"),
+            "gc_update": ("mean", "anchored"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"network setting {name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
+                )
+
+    @classmethod
+    def preset(cls, name: str, **overrides) -> NetworkConfig:
+        """``gsfm``, ``stcn`` or ``gc``, with any field overridden. Raises `InputError` for another name."""
+        if name not in PRESETS:
+            raise InputError(f"model {name!r}: expected one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+
+PRESETS = {
+    "gsfm": {},
+    "stcn": {"lfm": False, "hfm": False},
+    "gc": {"lfm": False, "hfm": False, "memory": "global_context", "key_dim": 128},
+}
+
+
+class FrameFeatures(NamedTuple):
+    """What the key encoder makes of N frames; used to read the memory, to decode and to encode the value."""
+
+    key: torch.Tensor  # N×Ck×h×w
+    f16_thin: torch.Tensor  # N×Cv×h×w
+    f16: torch.Tensor  # N×C₁₆×h×w, after the LFM
+    f8: torch.Tensor  # N×C₈×2h×2w
+    f4: torch.Tensor  # N×C₄×4h×4w
+
+
+class Prediction(NamedTuple):
+    """What a training pass predicts for frames 1 … T−1."""
+
+    logits: torch.Tensor  # B×(T−1)×(K+1)×H×W, aggregated, background first
+    boundary: torch.Tensor | None  # B×(T−1)×K×H×W logits; None without the boundary branch
+
+
+class Network(nn.Module):
+    """Key encoder (+ LFM), value encoder, decoder (+ HFM and boundary branch)."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
+        self.key_encoder = Backbone(config.backbone)
+        self.lfm = (
+            SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
+        )
+        self.key_proj = nn.Conv2d(f16_dim, config.key_dim, 3, padding=1)
+        self.key_comp = nn.Conv2d(f16_dim, config.value_dim, 3, padding=1)
+        self.value_encoder = ValueEncoder(f16_dim, config.value_dim, config.single_object)
+        self.decoder = Decoder(
+            config.value_dim, f8_dim, f4_dim, config.decoder_dim, config.hfm, config.spectrum, config.filter
+        )
+        nn.init.orthogonal_(self.key_proj.weight)
+        nn.init.zeros_(self.key_proj.bias)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        """RGB …×3×H×W in [0, 1] → ImageNet-normalised. Padding comes after this, so that it is the mean colour."""
+        return (image - self.mean) / self.std
+
+    def encode_key(self, image: torch.Tensor) -> FrameFeatures:
+        """Normalised frames N×3×H×W → features. Section 3.1 of STCN; GSFM puts the LFM on f16."""
+        f4, f8, f16 = self.key_encoder(image)
+        f16 = self.lfm(f16)
+        return FrameFeatures(self.key_proj(f16), self.key_comp(f16), f16, f8, f4)
+
+    def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """image B×3×H×W normalised, f16 B×C₁₆×h×w, masks B×K×H×W in [0, 1] → memory value B×K×Cv×h×w."""
+        return self.value_encoder(image, f16, masks)
+
+    def decode(
+        self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """readout B×K×Cv×h×w → mask logits and boundary logits, each B×K×H×W float32.
+
+        Boundary logits are None unless ``with_boundary`` is set and the network has the boundary branch.
+        """
+        return self.decoder(readout, features.f16_thin, features.f8, features.f4, with_boundary)
+
+    def forward(
+        self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory
+    ) -> Prediction:
+        """Training pass: every frame is segmented from the frames before it, memorised with their predicted masks.
+
+        Args:
+            frames: B×T×3×H×W RGB in [0, 1], H and W multiples of 16.
+            first_masks: B×K×H×W, 0/1, the given masks of frame 0.
+            valid: B×K, 0 where a clip has no such object: its probabilities and boundary logits are zeroed.
+            memory: an empty memory (`inference_memory_bank.make_memory`).
+        """
+        batch, length = frames.shape[:2]
+        frames = self.normalize(frames)
+        flat = self.encode_key(frames.flatten(0, 1))
+        key, f16_thin, f16, f8, f4 = (feature.unflatten(0, (batch, length)) for feature in flat)
+        valid = valid[:, :, None, None]
+
+        memory.add(key[:, 0], self.encode_value(frames[:, 0], f16[:, 0], first_masks))
+        all_logits, all_boundary = [], []
+        for t in range(1, length):
+            features = FrameFeatures(key[:, t], f16_thin[:, t], f16[:, t], f8[:, t], f4[:, t])
+            mask_logits, boundary = self.decode(memory.read(key[:, t]), features, with_boundary=True)
+            logits = soft_aggregate(torch.sigmoid(mask_logits) * valid)
+            all_logits.append(logits)
+            if boundary is not None:
+                all_boundary.append(boundary * valid)
+            if t < length - 1:
+                masks = torch.softmax(logits, dim=1)[:, 1:]
+                memory.add(key[:, t], self.encode_value(frames[:, t], f16[:, t], masks))
+        return Prediction(torch.stack(all_logits, 1), torch.stack(all_boundary, 1) if all_boundary else None)
+
+    def load_imagenet(self, files: list[Path] | None) -> None:
+        """Start both encoders from ImageNet weights; see `Backbone.load_imagenet`."""
+        self.key_encoder.load_imagenet(files)
+        self.value_encoder.backbone.load_imagenet(files)
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write weights and config, atomically; `load_network` rebuilds the network from the file alone."""
+    write_network_file(path, dataclasses.asdict(network.config), network.state_dict())
+
+
+def load_weights(network: Network, path: Path) -> None:
+    """Load a file's weights into a network that exists, as a start for training (``--load_network``).
+
+    Stage-0 weights (one mask channel) enter a multi-object network with an orthogonal new channel. Raises
+    `InputError` that names missing keys and keys of another shape.
+    """
+    _, state = read_network_file(path)
+    _load_state(network, state, path, new_channel="orthogonal")
+
+
+def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
+    """Rebuild a network for evaluation from an own file or one of the GSFM / STCN reference programs'.
+
+    A stage-0 file becomes a multi-object network whose new mask channel is zero, so that its results do not change.
+    Raises `InputError` for anything else.
+    """
+    settings, state = read_network_file(path)
+    known = {field.name for field in dataclasses.fields(NetworkConfig)}
+    if unknown := sorted(set(settings) - known):
+        raise InputError(f"{path}: the network has settings unknown to this version: {', '.join(unknown)}")
+    network = Network(NetworkConfig(**{**settings, "single_object": False}))
+    _load_state(network, state, path, new_channel="zero")
+    return network.to(device).eval()
+
+
+def _load_state(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str) -> None:
+    own = network.state_dict()
+    name = "value_encoder.backbone.conv1.weight"
+    if name in state and state[name].shape[1] + 1 == own[name].shape[1]:
+        state[name] = extend_input_channels(state[name], 1, new_channel)
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise InputError(f"{path}: the weights are of another network: {'; '.join(problems[:6])}{more}")
+    network.load_state_dict(state)
