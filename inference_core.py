@@ -1,7 +1,8 @@
-"""The inference engine: frames in, probabilities out, one at a time. Knows nothing of files, datasets, palettes or metrics.
+"""The inference engine: frames in, probabilities out, one at a time.
 
-K objects so far, H×W image. DAVIS and YouTube-VOS are the same engine: objects that enter on the same frame form a group
-with a memory of its own; DAVIS has one group, YouTube-VOS one per introducing frame.
+It knows nothing of files, datasets, palettes or metrics. K objects so far, H×W image. DAVIS and YouTube-VOS are the
+same engine: objects that enter on the same frame form a group with a memory of its own; DAVIS has one group,
+YouTube-VOS one per introducing frame.
 """
 
 from collections.abc import Callable
@@ -52,9 +53,7 @@ class InferenceCore:
         self._last_memory = -1
 
     @torch.inference_mode()
-    def step(
-        self, image: torch.Tensor, mask: torch.Tensor | None = None, needed: bool = True
-    ) -> torch.Tensor | None:
+    def step(self, image: torch.Tensor, mask: torch.Tensor | None = None, needed: bool = True) -> torch.Tensor | None:
         """Segment the next frame.
 
         Args:
@@ -68,9 +67,7 @@ class InferenceCore:
         """
         self._time += 1
         if mask is not None and mask.shape != image.shape[-2:]:
-            raise ValueError(
-                f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)"
-            )
+            raise ValueError(f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)")
         if mask is not None and not mask.any():
             mask = None
         if not self.object_ids and mask is None:
@@ -116,9 +113,7 @@ class InferenceCore:
         if self._pending is None:
             return
         image, key, f16, masks, temporary = self._pending
-        values = self.network.encode_value(image, f16, masks).split(
-            [count for count, _ in self._groups], dim=1
-        )
+        values = self.network.encode_value(image, f16, masks).split([count for count, _ in self._groups], dim=1)
         for (_, memory), value in zip(self._groups, values, strict=True):
             memory.add(key, value, temporary)
         self._pending = None

@@ -61,8 +61,8 @@ class _Rows:
 class SpaceTimeMemory:
     """Keys and values of every memorised position, read by attention with the L2 similarity (STCN section 3.3).
 
-    ``S(i, j) = (2 k_i·q_j − ‖k_i‖²) / √Ck``; a softmax over all memory positions i, or over the ``top_k`` largest per query,
-    weighs the values. One affinity serves all objects. ``top_k`` above N takes all N.
+    ``S(i, j) = (2 k_i·q_j − ‖k_i‖²) / √Ck``; a softmax over all memory positions i, or over the ``top_k`` largest per
+    query, weighs the values. One affinity serves all objects. ``top_k`` above N takes all N.
 
     Args:
         top_k: see above; None takes all positions.
@@ -102,9 +102,7 @@ class SpaceTimeMemory:
         if self.top_k is None:
             readout = self._read_all(queries, keys, values)
         else:
-            readout = torch.cat(
-                [self._read_top(part, keys, values) for part in queries.split(chunk, dim=1)], dim=1
-            )
+            readout = torch.cat([self._read_top(part, keys, values) for part in queries.split(chunk, dim=1)], dim=1)
         return readout.unflatten(2, (self._objects, -1)).permute(0, 2, 3, 1).unflatten(3, (height, width))
 
     def _similarity(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -132,24 +130,21 @@ class SpaceTimeMemory:
 class GlobalContextMemory:
     """One Ck×Cv matrix per object, whatever the number of frames (Global Context module, ECCV 2020, section 3).
 
-    *Summarise* ``C_t = φ(K)ᵀ V``; *update* ``G_t = ((t−1) G_{t−1} + C_t) / t``; *read* ``ψ(Q) G``. Kept in float32 under autocast.
+    *Summarise* ``C_t = φ(K)ᵀ V``; *update* ``G_t = ((t−1) G_{t−1} + C_t) / t``; *read* ``ψ(Q) G``. The state is float32
+    under autocast, too.
 
     Args:
-        norm: ``softmax``: φ over positions for each channel, ψ over channels for each position; ``mean``: φ(K) = K/n and
-            ψ the identity, which makes the read equal dot-product attention over all past frames.
+        norm: ``softmax``: φ over positions for each channel, ψ over channels for each position; ``mean``: φ(K) = K/n
+            and ψ the identity, which makes the read equal dot-product attention over all past frames.
         update: ``mean`` (the paper), or ``anchored``: the first frame keeps half of the weight.
     """
 
     def __init__(self, norm: str = "softmax", update: str = "mean"):
         if norm not in ("softmax", "mean") or update not in ("mean", "anchored"):
-            raise ValueError(
-                f"norm {norm!r} of ('softmax', 'mean'), update {update!r} of ('mean', 'anchored')"
-            )
+            raise ValueError(f"norm {norm!r} of ('softmax', 'mean'), update {update!r} of ('mean', 'anchored')")
         self.norm, self.update = norm, update
         self._anchor: torch.Tensor | None = None  # the first frame's context
-        self._mean: torch.Tensor | None = (
-            None  # mean over all frames, or over all but the first when anchored
-        )
+        self._mean: torch.Tensor | None = None  # mean over all frames, or over all but the first when anchored
         self._count = 0
         self._temporary: torch.Tensor | None = None
 
@@ -167,15 +162,12 @@ class GlobalContextMemory:
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w in the query's dtype. Raises RuntimeError while empty."""
         mean = self._mean if self._temporary is None else self._with(self._temporary)
-        if self._anchor is None:
-            context = mean
-        else:
-            context = self._anchor if mean is None else (self._anchor + mean) / 2
-        if context is None:
+        parts = [part for part in (self._anchor, mean) if part is not None]
+        if not parts:
             raise RuntimeError("the memory is empty: add a frame before reading")
         with torch.autocast(query.device.type, enabled=False):
             psi = query.float().softmax(dim=1) if self.norm == "softmax" else query.float()
-            return torch.einsum("bchw,bkcv->bkvhw", psi, context).to(query.dtype)
+            return torch.einsum("bchw,bkcv->bkvhw", psi, sum(parts) / len(parts)).to(query.dtype)
 
     def _summarise(self, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Frame context B×K×Ck×Cv, float32: every key channel is one attention map over the frame's positions."""

@@ -110,9 +110,7 @@ class Network(nn.Module):
         self.config = config
         f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
         self.key_encoder = Backbone(config.backbone)
-        self.lfm = (
-            SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
-        )
+        self.lfm = SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
         self.key_proj = nn.Conv2d(f16_dim, config.key_dim, 3, padding=1)
         self.key_comp = nn.Conv2d(f16_dim, config.value_dim, 3, padding=1)
         self.value_encoder = ValueEncoder(f16_dim, config.value_dim, config.single_object)
@@ -147,9 +145,7 @@ class Network(nn.Module):
         """
         return self.decoder(readout, features.f16_thin, features.f8, features.f4, with_boundary)
 
-    def forward(
-        self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory
-    ) -> Prediction:
+    def forward(self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory) -> Prediction:
         """Training pass: every frame is segmented from the frames before it, memorised with their predicted masks.
 
         Args:

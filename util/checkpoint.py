@@ -21,7 +21,8 @@ from util.errors import InputError
 FORMAT = 1
 
 # Own name of a module → its name in the files of the GSFM and STCN reference programs. The longest prefix decides.
-_BRANCH = "hfm boundary_1 boundary_2 boundary_3 mask_1 fusion_1 fusion_2 predict_mask predict_boundary_1 predict_boundary_2"
+_BRANCH = "hfm boundary_1 boundary_2 boundary_3 mask_1 fusion_1 fusion_2 predict_mask"
+_BRANCH += " predict_boundary_1 predict_boundary_2"
 REFERENCE_NAMES = {
     "key_encoder.layer1": "key_encoder.res2",
     "key_proj": "key_proj.key_proj",
@@ -55,9 +56,7 @@ def write_atomically(path: Path, contents: Any) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: could not be written ({error}); what was there before is untouched"
-        ) from error
+        raise InputError(f"{path}: could not be written ({error}); what was there before is untouched") from error
 
 
 def read_torch_file(path: Path) -> Any:
@@ -88,17 +87,13 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
     contents = read_torch_file(path)
     if isinstance(contents, dict) and "config" in contents and "network" in contents:
         if contents.get("format") != FORMAT:
-            raise InputError(
-                f"{path}: checkpoint format {contents.get('format')}, this version reads {FORMAT}"
-            )
+            raise InputError(f"{path}: checkpoint format {contents.get('format')}, this version reads {FORMAT}")
         settings, state = dict(contents["config"]), contents["network"]
     else:
         # The reference's training checkpoints hold the weights under "network".
         state = contents.get("network", contents) if isinstance(contents, dict) else contents
         settings, state = import_reference(state, path)
-    return settings, {
-        name: value.float() if value.is_floating_point() else value for name, value in state.items()
-    }
+    return settings, {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def write_network_file(
@@ -115,7 +110,7 @@ def write_network_file(
 
 
 def extend_input_channels(weight: torch.Tensor, channels: int, start: str) -> torch.Tensor:
-    """Append input channels to a convolution O×I×k×k: ``start="zero"`` changes no result, ``"orthogonal"`` trains on."""
+    """Append input channels to weights O×I×k×k: ``start="zero"`` changes no result, ``"orthogonal"`` trains on."""
     extra = torch.zeros(weight.shape[0], channels, *weight.shape[2:], dtype=weight.dtype)
     if start == "orthogonal":
         torch.nn.init.orthogonal_(extra)
@@ -137,9 +132,7 @@ def read_backbone(name: str, files: list[Path]) -> dict[str, torch.Tensor]:
             continue
         basic = "layer1.0.conv3.weight" not in state
         if all(key in state for key in wanted[name]) and basic == (name == "resnet18"):
-            return {
-                key: value.float() if value.is_floating_point() else value for key, value in state.items()
-            }
+            return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     given = ", ".join(str(path) for path in files)
     raise InputError(f"{given}: no file holds the ImageNet weights of {name} in torchvision's names")
 
@@ -170,9 +163,7 @@ def import_reference(state: Any, path: Path) -> tuple[dict[str, Any], dict[str, 
     else:
         state = {}
     if "key_proj.key_proj.weight" not in state or "value_encoder.conv1.weight" not in state:
-        raise InputError(
-            f"{path}: neither a checkpoint of this project nor of the GSFM or STCN reference programs"
-        )
+        raise InputError(f"{path}: neither a checkpoint of this project nor of the GSFM or STCN reference programs")
     for mean in [name for name in state if name.endswith(".running_mean")]:
         bias = f"{_convolution_before(mean.removesuffix('.running_mean'))}.bias"
         if bias in state:
@@ -199,16 +190,12 @@ def export_reference(settings: dict[str, Any], state: dict[str, torch.Tensor]) -
     needed |= {"value_dim": 512, "decoder_dim": 256, "key_dim": 64}
     if spectral:
         needed |= {"spectrum": "hermitian", "filter": "bins"}
-    if wrong := [
-        f"{name} {settings[name]}, not {value}" for name, value in needed.items() if settings[name] != value
-    ]:
+    if wrong := [f"{name} {settings[name]}, not {value}" for name, value in needed.items() if settings[name] != value]:
         raise InputError(f"the reference programs have no such network: {'; '.join(wrong)}")
     exported = {}
     for name, value in state.items():
         name = _rename(name, REFERENCE_NAMES)
         exported[name] = value
         if name.endswith(".running_mean") and (spectral or name.startswith("value_encoder.")):
-            exported[f"{_convolution_before(name.removesuffix('.running_mean'))}.bias"] = torch.zeros_like(
-                value
-            )
+            exported[f"{_convolution_before(name.removesuffix('.running_mean'))}.bias"] = torch.zeros_like(value)
     return exported
