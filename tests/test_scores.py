@@ -1,0 +1,191 @@
+"""J, F and their statistics: against the official program's numbers and against the plain definition."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.scores import plain_boundary, plain_f, plain_j
+from util.errors import InputError
+from util.image import write_mask
+from util.metrics import boundary_map, contour_accuracy, region_similarity, score_masks, statistics
+from util.scores import format_table, score_folders
+
+FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "davis_statistics.json").read_text())
+
+
+def blobs(rng, height, width, count=3):
+    """H×W uint8 ids 1…count: discs of any place and size, cut by the border and by each other."""
+    ids = np.zeros((height, width), np.uint8)
+    for object_id in range(1, count + 1):
+        centre = int(rng.integers(0, width)), int(rng.integers(0, height))
+        cv2.circle(ids, centre, int(rng.integers(1, max(height, width) // 3)), object_id, -1)
+    return ids
+
+
+@pytest.mark.parametrize("case", FIXTURE["sequences"], ids=lambda case: case["name"])
+def test_statistics_equal_the_official_ones(case):
+    assert statistics(case["values"][1:-1]) == pytest.approx(case["statistics"], abs=1e-6)
+    assert statistics(case["values"]) == pytest.approx(case["all"], abs=1e-6)
+
+
+def test_statistics_of_any_length():
+    """The official decay is NaN from 256 frames on; there the quarters are counted out by hand."""
+    rng = np.random.RandomState(3)
+    quarters = {256: (65, 191), 257: (65, 192), 300: (76, 224), 600: (151, 449)}  # end of first, begin of last
+    for case in FIXTURE["random"]:
+        values = rng.uniform(0, 1, case["n"])
+        mean, recall, decay = statistics(values)
+        assert (mean, recall) == pytest.approx((case["mean"], case["recall"]), abs=1e-9)
+        expected = case["decay"]
+        if expected is None:
+            end, begin = quarters[case["n"]]
+            expected = values[:end].mean() - values[begin:].mean()
+        assert decay == pytest.approx(expected, abs=1e-9)
+    assert statistics([0.25]) == (0.25, 0, 0)
+
+
+def test_boundary_by_hand():
+    mask = np.zeros((5, 6), np.uint8)
+    mask[2:4, 2:4] = 1
+    expected = [[0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]]
+    assert boundary_map(mask).tolist() == expected
+    corner = np.zeros((3, 3), np.uint8)  # at the image border the mask goes on: no boundary along it
+    corner[1:, 1:] = 1
+    assert boundary_map(corner).tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [(48, 85), (120, 67), (1, 40), (33, 1), (480, 854)])
+def test_masks_equal_the_plain_definition(size):
+    rng = np.random.default_rng(sum(size))
+    for _ in range(12):
+        truth, prediction = blobs(rng, *size), blobs(rng, *size)
+        scores = score_masks(truth, prediction)
+        assert set(scores) == (set(np.unique(truth)) | set(np.unique(prediction))) - {0}
+        for object_id, score in scores.items():
+            a, b = truth == object_id, prediction == object_id
+            assert score.j == pytest.approx(plain_j(a, b), abs=1e-12)
+            assert score.f == pytest.approx(plain_f(a, b), abs=1e-12)
+            assert score.in_truth == a.any()
+            assert (boundary_map(a.view(np.uint8)) == plain_boundary(a)).all()
+            assert contour_accuracy(a, b, tolerance=3) == pytest.approx(plain_f(a, b, 3), abs=1e-12)
+            void = blobs(rng, *size) > 0
+            assert region_similarity(a, b, void) == pytest.approx(plain_j(a & ~void, b & ~void), abs=1e-12)
+            assert contour_accuracy(a, b, void) == pytest.approx(plain_f(a & ~void, b & ~void), abs=1e-12)
+
+
+def test_empty_and_full_masks():
+    empty, full, some = np.zeros((50, 60), bool), np.ones((50, 60), bool), np.zeros((50, 60), bool)
+    some[10:20, 10:20] = True
+    for a, b, j, f in [
+        (empty, empty, 1, 1),
+        (some, empty, 0, 0),
+        (empty, some, 0, 0),
+        (some, some, 1, 1),
+        (full, full, 1, 1),
+        (full, empty, 0, 1),  # a full frame has no boundary, like an empty one
+    ]:
+        assert (region_similarity(a, b), contour_accuracy(a, b)) == (j, f)
+
+
+def test_tolerance_is_a_disk_of_the_rounded_up_diagonal():
+    mask = np.zeros((480, 854), np.uint8)  # diagonal 979.7: 8 pixels
+    mask[100:200, 300:500] = 1
+    assert contour_accuracy(mask, np.roll(mask, 8, axis=1)) == 1
+    assert 0 < contour_accuracy(mask, np.roll(mask, 9, axis=1)) < 1
+    dot = np.zeros_like(mask)
+    dot[240, 400] = 1
+    assert contour_accuracy(dot, np.roll(dot, (3, -5), axis=(0, 1))) == 1
+    assert contour_accuracy(dot, np.roll(dot, (9, 9), axis=(0, 1))) == 0  # a square would reach
+
+
+def save(folder, masks):
+    for t, ids in enumerate(masks):
+        write_mask(folder / f"{t:05d}.png", ids)
+
+
+def video(ids_at, frames=9):
+    """Frames of 30×40 in which object i, from frame ids_at[i] on, is a square that moves with time."""
+    masks = np.zeros((frames, 30, 40), np.uint8)
+    for place, (object_id, begin) in enumerate(ids_at.items()):
+        for t in range(begin, frames):
+            masks[t, 10 * place + 1 : 10 * place + 8, t : t + 9] = object_id
+    return masks
+
+
+def test_folders(tmp_path):
+    """Gaps in the ids, a late object, first and last frame left out, extras ignored with a word."""
+    truth = video({2: 0, 9: 0, 254: 4})
+    prediction = np.roll(truth, 2, axis=2)
+    prediction[0], prediction[-1] = 0, 77  # neither is looked at
+    prediction[2, 29, 39] = 5  # an id that the truth does not have
+    prediction[3][prediction[3] == 9] = 0
+    save(tmp_path / "truth" / "a", truth)
+    save(tmp_path / "truth" / "b", video({1: 0}))
+    save(tmp_path / "prediction" / "a", prediction)
+    save(tmp_path / "prediction" / "b", video({1: 0}, frames=11))
+    save(tmp_path / "prediction" / "c", video({1: 0}))
+    scores = score_folders(tmp_path / "truth", tmp_path / "prediction")
+
+    assert [(s.video, s.id, s.frames[0], len(s.frames)) for s in scores.objects] == [
+        ("a", 2, "00001", 7),
+        ("a", 9, "00001", 7),
+        ("a", 254, "00005", 3),
+        ("b", 1, "00001", 7),
+    ]
+    for score in scores.objects[:3]:
+        frames = [int(name) for name in score.frames]
+        pairs = [(truth[t] == score.id, prediction[t] == score.id) for t in frames]
+        assert score.j == pytest.approx([plain_j(*pair) for pair in pairs], abs=1e-12)
+        assert score.f == pytest.approx([plain_f(*pair) for pair in pairs], abs=1e-12)
+    assert scores.objects[1].j[2] == 0
+    means = [[s.j.mean(), s.f.mean()] for s in scores.objects]  # every object weighs the same
+    assert scores.summary().jf == pytest.approx(np.mean(means))
+    assert scores.videos()["b"].jf == 1
+    assert scores.notes == [
+        "ignored predicted ids that a does not have: 5",
+        "ignored videos without ground truth: c",
+        "ignored 2 predicted masks of frames without ground truth",
+    ]
+    table = format_table(scores).splitlines()
+    assert table[1].split()[:2] == ["global", f"{100 * scores.summary().jf:.1f}"] and len(table) == 1 + 1 + 4 + 1
+
+    everything = score_folders(tmp_path / "truth", tmp_path / "prediction", videos=["a"], all_frames=True)
+    late = everything.objects[2]
+    assert len(late.frames) == 9 and late.j[:4].tolist() == [1] * 4 and late.j[-1] == 0
+
+
+def test_binary_masks_are_object_1(tmp_path):
+    """DAVIS 2016 stores 255; predictions of 0/255 and of 0/1 score the same, also where the object is away."""
+    masks = video({1: 0}) > 0
+    masks[4] = False
+    for t, mask in enumerate(masks):
+        write_mask(tmp_path / "truth" / f"{t:05d}.png", mask, binary=True)
+        write_mask(tmp_path / "binary" / f"{t:05d}.png", np.roll(mask, 3), binary=True)
+    save(tmp_path / "ids", np.roll(masks, 3, axis=2).astype(np.uint8))
+    results = [score_folders(tmp_path / "truth", tmp_path / name).objects for name in ("binary", "ids")]
+    for (score,) in results:  # the two folders are one video each, whatever their names
+        assert score.id == 1 and len(score.j) == 7
+        assert score.j == pytest.approx([plain_j(m, np.roll(m, 3)) for m in masks[1:-1]])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "p/v/00003.png").unlink(), r"p/v/00003.png: no such prediction \(1 of 7"),
+        (lambda root: (root / "p/v").rename(root / "p/w"), "p/v: no prediction"),
+        (lambda root: write_mask(root / "p/v/00003.png", np.ones((30, 41), np.uint8)), "is 41×30; expected 40×30"),
+        (lambda root: (root / "p/v/00003.png").write_bytes(b"x"), "p/v/00003.png: "),
+        (lambda root: (root / "t").rename(root / "u"), "t: no such folder"),
+        (lambda root: [(root / f"t/v/{t:05d}.png").unlink() for t in range(7)], "2 masks are too few"),
+    ],
+)
+def test_faulty_folders(tmp_path, spoil, message):
+    for name in ("t/v", "p/v", "t/w2", "p/w2"):
+        save(tmp_path / name, video({1: 0}))
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message) as error:
+        score_folders(tmp_path / "t", tmp_path / "p")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,204 @@
+"""Scores of folders of masks: which frames and objects count, their means, a table."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from util.errors import InputError
+from util.image import read_mask
+from util.metrics import FrameScore, Statistics, Summary, score_masks, statistics
+from util.parallel import parallel_map
+
+NOWHERE = FrameScore(1.0, 1.0, False)  # an object in neither mask
+
+
+@dataclass(frozen=True)
+class ObjectScore:
+    """One object of one video. ``j`` and ``f``: float64 in [0, 1], one value for each scored frame."""
+
+    video: str
+    id: int
+    frames: list[str]  # names of the scored frames, without suffix
+    j: np.ndarray
+    f: np.ndarray
+
+    @property
+    def summary(self) -> Summary:
+        j, f = statistics(self.j), statistics(self.f)
+        return Summary((j.mean + f.mean) / 2, j, f)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score_folders` found: objects ordered by video and id, and what it left out, in words."""
+
+    objects: list[ObjectScore]
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self, keep: Callable[[ObjectScore], bool] = lambda score: True) -> Summary:
+        """Means over the objects that ``keep`` selects (default: all; each object counts the same)."""
+        kept = [score.summary for score in self.objects if keep(score)]
+        j = Statistics(*np.mean([summary.j for summary in kept], axis=0).tolist())
+        f = Statistics(*np.mean([summary.f for summary in kept], axis=0).tolist())
+        return Summary((j.mean + f.mean) / 2, j, f)
+
+    def videos(self) -> dict[str, Summary]:
+        """Means over the objects of each video."""
+        names = dict.fromkeys(score.video for score in self.objects)
+        return {name: self.summary(lambda score, name=name: score.video == name) for name in names}
+
+
+def score_folders(
+    truth: Path,
+    prediction: Path,
+    videos: Iterable[str] | None = None,
+    all_frames: bool = False,
+    workers: int | None = None,
+) -> Scores:
+    """Score a folder of masks against the ground truth: ``<video>/<frame>.png``, or the frames of one video.
+
+    An object is scored from the frame after the one it first appears on (there a semi-supervised program is
+    given its mask) to the last but one of the video; with ``all_frames`` on all frames. Ids may have gaps; in
+    a mask that holds nothing but 0 and 255, 255 is object 1. Predictions without ground truth are left out
+    with a note.
+
+    ``videos``: names to score (default: all that have ground truth). ``workers``: threads (default: one for
+    each core). Raises `InputError` before anything is read for missing videos and frames, later for
+    unreadable masks and sizes that differ.
+    """
+    truth_masks, predicted_masks = _list_masks(truth), _list_masks(prediction)
+    if videos is None and len(truth_masks) == len(predicted_masks) == 1:  # however the two folders are called
+        predicted_masks = dict(zip(truth_masks, predicted_masks.values(), strict=True))
+    videos = list(truth_masks if videos is None else videos)
+
+    pairs = {}  # video: (ground truth, prediction) of each frame to read
+    for video in videos:
+        if video not in truth_masks:
+            raise InputError(f"{Path(truth) / video}: no ground truth; expected a folder of PNG masks")
+        if video not in predicted_masks:
+            raise InputError(f"{Path(prediction) / video}: no prediction; expected a folder of PNG masks")
+        pairs[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, Path(prediction) / video)
+
+    jobs = [pair for video in videos for pair in pairs[video]]
+    frames = iter(parallel_map(_score_files, jobs, "Scoring", workers))
+    notes, objects = [], []
+    for video in videos:
+        names = [path.stem for path, _ in pairs[video]]
+        found, ignored = _objects(video, names, list(itertools.islice(frames, len(names))), all_frames)
+        objects += found
+        notes += ignored
+    if not objects:
+        raise InputError(f"{truth}: nothing to score; expected masks with objects, ids above 0")
+    if extra := [name for name in predicted_masks if name not in truth_masks]:
+        notes.append(f"ignored videos without ground truth: {_enumerate(extra)}")
+    if extra := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in videos):
+        notes.append(f"ignored {extra} predicted masks of frames without ground truth")
+    return Scores(objects, notes)
+
+
+def format_table(scores: Scores) -> str:
+    """Global, per-video and (where a video has several) per-object scores in per cent, as lines of text."""
+    width = max(len("global"), *(len(score.video) + 5 for score in scores.objects))
+    head = "".join(f"{name:>10}" for name in ("J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"))
+
+    def line(name: str, summary: Summary) -> str:
+        return f"{name:<{width}}" + "".join(
+            f"{round(100 * x, 1) + 0.0:10.1f}" for x in (summary.jf, *summary.j, *summary.f)
+        )
+
+    lines = [" " * width + head, line("global", scores.summary())]
+    for video, summary in scores.videos().items():
+        lines.append(line(video, summary))
+        objects = [score for score in scores.objects if score.video == video]
+        if len(objects) > 1:
+            lines += [line(f"{video} {score.id:>4}", score.summary) for score in objects]
+    return "\n".join(lines)
+
+
+def _list_masks(folder: Path) -> dict[str, dict[str, Path]]:
+    """{video: {frame name: path}} in order of name, for a folder of video folders or of one video's masks."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
+
+    def masks(folder: Path) -> dict[str, Path]:
+        return {path.stem: path for path in sorted(folder.glob("[!.]*.png"), key=_number_order)}
+
+    videos = {path.name: masks(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    videos = {name: found for name, found in videos.items() if found} or {folder.name: masks(folder)}
+    if not any(videos.values()):
+        raise InputError(f"{folder}: no masks in it; expected <video>/<frame>.png")
+    return videos
+
+
+def _number_order(path: Path) -> tuple[int, str]:
+    """Sort key under which 9.png comes before 10.png."""
+    return len(path.stem), path.stem
+
+
+def _pair(
+    truth: dict[str, Path], prediction: dict[str, Path], all_frames: bool, folder: Path
+) -> list[tuple[Path, Path]]:
+    """Ground truth and prediction of each frame to read, in order.
+
+    Without ``all_frames`` the last frame is left out and the first stands beside itself: it is read only for
+    the objects that it introduces.
+    """
+    names = list(truth)
+    given, scored = ([], names) if all_frames else (names[:1], names[1:-1])
+    if not scored:
+        raise InputError(
+            f"{truth[names[0]].parent}: {len(names)} masks are too few to score without the first and the"
+            " last; expected at least 3, or ask for all frames to be scored"
+        )
+    if missing := [name for name in scored if name not in prediction]:
+        raise InputError(
+            f"{folder / missing[0]}.png: no such prediction ({len(missing)} of {len(scored)} are missing);"
+            f" expected one for {truth[missing[0]]}"
+        )
+    pairs = [(truth[name], truth[name]) for name in given]
+    return pairs + [(truth[name], prediction[name]) for name in scored]
+
+
+def _score_files(pair: tuple[Path, Path]) -> dict[int, FrameScore]:
+    truth, prediction = (_read_objects(path) for path in pair)
+    if prediction.shape != truth.shape:
+        sizes = [f"{width}×{height}" for height, width in (prediction.shape, truth.shape)]
+        raise InputError(f"{pair[1]}: is {sizes[0]}; expected {sizes[1]}, the size of {pair[0]}")
+    return score_masks(truth, prediction)
+
+
+def _read_objects(path: Path) -> np.ndarray:
+    ids = read_mask(path)
+    return (ids == 255).view(np.uint8) if ids.max(initial=0) == 255 else ids
+
+
+def _objects(
+    video: str, names: list[str], frames: list[dict[int, FrameScore]], all_frames: bool
+) -> tuple[list[ObjectScore], list[str]]:
+    """The scores of one video by object, and notes on what is left out."""
+    first = {}  # id: index of the frame it first appears on
+    for index, scores in enumerate(frames):
+        for object_id, score in scores.items():
+            if score.in_truth:
+                first.setdefault(object_id, index)
+    objects, notes = [], []
+    for object_id in sorted(first):
+        start = 0 if all_frames else first[object_id] + 1
+        scores = [frame.get(object_id, NOWHERE) for frame in frames[start:]]
+        if scores:
+            j, f, _ = np.array(scores).T
+            objects.append(ObjectScore(video, object_id, names[start:], j, f))
+        else:
+            notes.append(f"ignored object {object_id} of {video}: no frame to score after its first")
+    if unknown := sorted({object_id for frame in frames for object_id in frame} - first.keys()):
+        notes.append(f"ignored predicted ids that {video} does not have: {_enumerate(unknown)}")
+    return objects, notes
+
+
+def _enumerate(things: list) -> str:
+    shown = ", ".join(map(str, things[:5]))
+    return shown if len(things) <= 5 else f"{shown} and {len(things) - 5} more"
