@@ -1,0 +1,188 @@
+"""Equal to the public GSFM and STCN programs on CPU in float32: modules, training pass, memory, whole clips."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import difference, randn, state_dict, stored_json, synth_clip, vectors, weight
+
+from inference_core import InferenceCore
+from inference_memory_bank import SpaceTimeMemory, make_memory
+from model.network import FrameFeatures, Network, NetworkConfig, load_network
+from model.spectral import SpectralFilter
+from util.checkpoint import read_network_file
+from util.tensor import pad_to_multiple, soft_aggregate, unpad
+
+
+@functools.cache
+def reference_network(family):
+    """The evaluation network, loaded from a file as the reference program writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{family}.pth"
+        torch.save(state_dict(family), path)
+        return load_network(path)
+
+
+families = pytest.mark.parametrize("family", ["gsfm", "stcn"])
+
+
+SPECTRAL = ["lfm_c1024_b1_9x11_s13", "lfm_c16_b2_7x5_s15", "lfm_c1024_b1_30x54_s14", "hfm_c16_b2_6x9_s19"]
+SPECTRAL += ["hfm_c256_b1_33x41_s18", "hfm_c256_b1_32x40_s16"]
+
+
+@pytest.mark.parametrize("key", SPECTRAL)
+def test_spectral_modules(key):
+    kind, channels, batch, size, seed = key.split("_")
+    channels, seed = int(channels[1:]), int(seed[1:])
+    shape = (int(batch[1:]), channels, *map(int, size.split("x")))
+    module = SpectralFilter(channels, {"lfm": "low", "hfm": "high"}[kind], spectrum="hermitian")
+    prefix = {"lfm": "lfm.", "hfm": "decoder.hfm."}[kind]
+    module.load_state_dict({name: weight(prefix + name, p.shape, False) for name, p in module.state_dict().items()})
+    x = randn(seed, shape).requires_grad_()
+    out = module(x)
+    assert difference("gsfm", f"{key}/out", out).max() < 2e-5
+    if f"{key}/grad_in" in vectors("gsfm"):
+        (out * randn(seed + 7000, shape)).sum().backward()
+        assert np.quantile(difference("gsfm", f"{key}/grad_in", x.grad), 0.99) < 1e-4
+        for name, parameter in module.named_parameters():
+            assert difference("gsfm", f"{key}/grad_{name}", parameter.grad).max() < 1e-4, name
+
+
+@families
+def test_checkpoint_entries(family):
+    """Every entry of the file reaches the network, with conv biases folded into the batch norms."""
+    source, own = state_dict(family), reference_network(family).state_dict()
+    checksums = stored_json(family, "checksums")
+    total, first = checksums["key_encoder.res2.0.conv1.weight"]
+    loaded = own["key_encoder.layer1.0.conv1.weight"]
+    assert loaded.double().abs().sum().item() == pytest.approx(total) and loaded.flatten()[0] == pytest.approx(first)
+    folded = source["value_encoder.bn1.running_mean"] - source["value_encoder.conv1.bias"]
+    assert torch.equal(own["value_encoder.backbone.bn1.running_mean"], folded)
+
+
+def features_equal(family, key, features):
+    for name in ("f16_thin", "f16", "f8", "f4"):
+        assert difference(family, f"{key}/{name}", getattr(features, name)).max() < 3e-5, name
+
+
+@families
+def test_memory_read(family):
+    """Readouts and probabilities with top 20 and 50, and temporary entries that replace each other."""
+    network = reference_network(family)
+    frames, masks = synth_clip(112, 144, 3, 3, 42)
+    with torch.no_grad():
+        features = network.encode_key(frames)
+        frame = [FrameFeatures(*(feature[t : t + 1] for feature in features)) for t in range(3)]
+        values = [network.encode_value(frames[t : t + 1], frame[t].f16, masks[t : t + 1]) for t in range(2)]
+    features_equal(family, "eval_b", frame[2])
+    assert difference(family, "eval_b/k16", frame[2].key).max() < 3e-5
+    assert difference(family, "eval_b/v0", values[0]).max() < 3e-5
+    for top_k in (20, 50):
+        memory = SpaceTimeMemory(top_k)
+        memory.add(frame[0].key, values[0])
+        for name, t, temporary in [("temp_", 1, True), ("temp2_", 0, True), ("", 1, False)]:
+            memory.add(frame[t].key, values[t], temporary)
+            readout = memory.read(frame[2].key)
+            off = difference(family, f"eval_b/top{top_k}_{name}readout", readout) > 3e-5
+            assert off.mean() < 0.02  # a near-tie of ranks k and k+1 may fall either way
+        with torch.no_grad():
+            logits, _ = network.decode(readout, frame[2])
+        assert difference(family, f"eval_b/top{top_k}_prob", torch.sigmoid(logits), absolute=True).max() < 2e-4
+
+
+@pytest.mark.parametrize("key", ["train_mo_b_sel10", "train_so_b_selnone"])
+def test_training_pass(key, tmp_path):
+    single = key == "train_so_b_selnone"
+    path = tmp_path / "reference.pth"
+    torch.save(state_dict("gsfm", "train_single_object" if single else "train_multi_object"), path)
+    settings, weights = read_network_file(path)
+    network = Network(NetworkConfig(**settings))
+    network.load_state_dict(weights)
+    frames, masks = synth_clip(128, 160, 2, 3, 32)
+    valid = torch.ones(1, 1) if single else torch.tensor([[1.0, 0.0]])
+    masks = masks[None, :, : valid.shape[1]] * valid[:, None, :, None, None]
+    with torch.no_grad():
+        flat = network.encode_key(frames)
+        values = [network.encode_value(frames[t : t + 1], flat.f16[t : t + 1], masks[:, t]) for t in range(2)]
+        assert difference("gsfm", f"{key}/v1", values[1]).max() < 3e-5
+        memory = SpaceTimeMemory()
+        for t in (1, 2):
+            memory.add(flat.key[t - 1 : t], values[t - 1])
+            frame = FrameFeatures(*(feature[t : t + 1] for feature in flat))
+            logits, boundary = network.decode(memory.read(frame.key), frame, with_boundary=True)
+            if f"{key}/seg{t}_logits" not in vectors("gsfm"):
+                continue
+            aggregated = soft_aggregate(torch.sigmoid(logits) * valid[:, :, None, None])
+            prob = torch.softmax(aggregated, dim=1)[:, 1:]
+            assert difference("gsfm", f"{key}/seg{t}_logits", aggregated).max() < 5e-4
+            assert difference("gsfm", f"{key}/seg{t}_prob", prob, absolute=True).max() < 2e-4
+            assert difference("gsfm", f"{key}/seg{t}_boundary", boundary * valid[:, :, None, None]).max() < 5e-4
+
+
+# clip: height, width, objects, length, seed, {frame: ids that appear}, frames asked for
+CLIPS = {
+    "syn2": (120, 200, 2, 10, 81, {0: [1, 2]}, range(10)),
+    "syn3": (150, 144, 3, 9, 82, {0: [1, 2, 3]}, range(9)),
+    "yv2": (128, 176, 2, 10, 91, {0: [1], 4: [2]}, range(10)),
+    "yv3": (120, 152, 3, 11, 92, {1: [1, 3], 5: [2]}, [1, 3, 5, 7, 10]),
+}
+RUNS = [
+    ("gsfm", "syn2/every3_top50_last0"),
+    ("gsfm", "syn3/every5_top20_last1"),
+    ("gsfm", "yv2/every3_top50_last1"),
+    ("gsfm", "yv3/every5_top20_last0"),
+    ("stcn", "syn3/every5_top20_last0"),
+    ("stcn", "yv3/every5_top20_last0"),
+]
+
+
+@pytest.mark.parametrize("family, run", RUNS)
+def test_whole_clips(family, run):
+    """Frames through the engine: several objects, objects that appear later, frames that nobody asks for."""
+    network = reference_network(family)
+    height, width, count, length, seed, appear, asked = CLIPS[run.split("/")[0]]
+    every, top, last = (int(part.lstrip("evrytoplas")) for part in run.split("/")[1].split("_"))
+    frames, masks = synth_clip(height, width, count, length, seed)
+    frames = frames * network.std + network.mean
+    ids = (masks * torch.arange(1, count + 1)[:, None, None]).sum(1).long()
+    core = InferenceCore(network, functools.partial(make_memory, network.config, top), every, bool(last), length)
+    shape = tuple(vectors(family)[f"{run}/prob/shape"])
+    ours, known = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    for t in range(length):
+        mask = torch.where(torch.isin(ids[t], torch.tensor(appear[t])), ids[t], 0) if t in appear else None
+        prob = core.step(frames[t], mask, needed=t in asked)
+        assert (prob is not None) or t not in asked
+        if prob is None or t not in asked:
+            continue
+        padded, padding = pad_to_multiple(prob, 16)
+        unpad(known[:, t], padding)[:] = True
+        for channel, i in enumerate([0, *core.object_ids]):
+            ours[i, t, 0] = padded[channel]
+    stored, step = vectors(family)[f"{run}/prob"], int(vectors(family)[f"{run}/prob/info"][0])
+    inside = known.reshape(-1)[::step].numpy()
+    assert inside.sum() > 1000
+    assert np.abs(ours.reshape(-1)[::step].numpy() - stored)[inside].mean() < 1e-4
+
+
+def test_padding_and_aggregation():
+    stored = vectors("gsfm")
+    for key in [name.removesuffix("/padded") for name in stored if name.endswith("/padded")]:
+        size, multiple = key.split("_")[1:]
+        shape = (1, 2, *map(int, size.split("x")))
+        x = torch.from_numpy(stored[f"{key}/unpadded"]).view(shape)
+        padded, padding = pad_to_multiple(x, int(multiple[1:]))
+        assert torch.equal(padded.flatten(), torch.from_numpy(stored[f"{key}/padded"]))
+        assert list(padding) == stored[f"{key}/pad"].tolist()
+        assert torch.equal(unpad(padded, padding), x)
+    for count, height, width, seed in [(1, 5, 6, 721), (2, 4, 4, 722), (3, 6, 5, 723)]:
+        p = torch.sigmoid(4 * randn(seed, (count, 1, height, width)))
+        p[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+        if count > 1:
+            p[:, 0, 1, 0], p[:, 0, 1, 1] = 0, 1
+        logits = soft_aggregate(p.transpose(0, 1))
+        key = f"agg_k{count}_{height}x{width}"
+        assert difference("gsfm", f"{key}/train_logits", logits).max() < 1e-5
+        assert difference("gsfm", f"{key}/keep_bg", torch.softmax(logits, 1).transpose(0, 1)).max() < 1e-5
