@@ -1,0 +1,50 @@
+"""Your own data: a folder of frames and masks, or a video file and its masks."""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from datasets.video import Video, file_video, frames_video, list_frames, select
+from util.errors import InputError
+
+
+def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = None) -> list[Video]:
+    """The videos ``root/JPEGImages/<video>/*.jpg|png`` with masks ``root/Annotations/<video>/<frame>.png``.
+
+    An object is segmented from the frame on whose mask it first appears; a later mask corrects it. Raises
+    `InputError` for anything missing or faulty.
+    """
+    images, annotations = root / "JPEGImages", root / "Annotations"
+    for folder in (images, annotations):
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: no such folder; expected {root} to hold JPEGImages/VIDEO and Annotations/VIDEO"
+            )
+    names = sorted(p.name for p in images.iterdir() if p.is_dir() and p.name[0] != ".")
+    if not names:
+        raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
+    videos = []
+    for name in select(names, wanted, images):
+        masks = {p.stem: p for p in sorted((annotations / name).glob("*.png")) if p.name[0] != "."}
+        if not masks:
+            raise InputError(
+                f"{annotations / name}: no mask for video {name}; expected a PNG with the name of the frame"
+                " on which an object first appears"
+            )
+        videos.append(frames_video(name, list_frames(images / name), masks, short_side))
+    return videos
+
+
+def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
+    """One video file; each of ``masks`` is ``first.png`` (frame 0) or ``30:later.png`` (frame 30, from 0).
+
+    Raises `InputError` for anything missing or faulty, and for two masks of the same frame.
+    """
+    by_frame = {}
+    for value in masks:
+        number, file = re.fullmatch(r"(?:([0-9]+):)?(.*)", value).groups()
+        frame = int(number or 0)
+        if frame in by_frame:
+            raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")
+        by_frame[frame] = Path(file)
+    return [file_video(path, by_frame, short_side)]

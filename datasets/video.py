@@ -1,0 +1,254 @@
+"""A video as a lazy, bounded stream of frames, whether it comes from images or from a video file.
+
+Frames are decoded ahead by worker threads and handed out in order; only a handful exist at any time.
+A benchmark is a function that returns a list of `Video`: everything that can be checked without decoding the
+whole video is checked when the `Video` is made.
+"""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image
+
+from util.errors import InputError
+from util.image import image_size, read_image, read_mask
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+WORKERS = min(4, os.cpu_count() or 1)
+
+
+class VideoFrame(NamedTuple):
+    """One frame at inference size h×w (short side at most ``size``), ready for the engine."""
+
+    name: str  # of the file it came from, without suffix: also the name of its result
+    image: np.ndarray  # h×w×3 uint8 RGB
+    mask: np.ndarray | None  # h×w uint8 raw ids where this frame is annotated
+    needed: bool  # its result is to be written
+    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size; `image` itself where nothing was resized
+
+
+Job = Callable[[], VideoFrame | None]
+ReadMask = Callable[[Path], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Video:
+    """Iterating yields `VideoFrame`s; a damaged frame raises `InputError` when its turn comes."""
+
+    name: str
+    size: tuple[int, int]  # H, W of the results: the video's own size
+    num_frames: int  # an estimate for video files, 0 where even that is unknown
+    outputs: tuple[str, ...] | None  # names of the frames that are needed; None: known only after decoding
+    fps: Fraction  # for previews
+    masks: tuple[Path, ...]  # the given masks
+    folder: Path  # of the frames, or of the video file
+    jobs: Callable[[], Iterator[Job]]  # one per frame; a job that returns None ends the video
+    workers: int
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        return _in_order(self.jobs(), self.workers, depth=self.workers + 3)
+
+
+def _in_order(jobs: Iterator[Job], workers: int, depth: int) -> Iterator[VideoFrame]:
+    """Run jobs in threads, at most ``depth`` of them ahead of the caller; yield their results in order."""
+    pending = deque()
+    with closing(jobs), ThreadPoolExecutor(workers) as pool:
+        try:
+            for job in jobs:
+                pending.append(pool.submit(job))
+                if len(pending) < depth:
+                    continue
+                frame = pending.popleft().result()
+                if frame is None:
+                    return
+                yield frame
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(h, w) with a short side of ``short_side`` pixels; smaller videos keep their (H, W)."""
+    short = min(size)
+    if short <= short_side:
+        return size
+    height, width = (int(short_side * side / short) for side in size)
+    return height, width
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
+    if array.shape[:2] == size:
+        return array
+    return np.array(Image.fromarray(array).resize(size[::-1], resample))
+
+
+def _frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
+    small = inference_size(original.shape[:2], short_side)
+    if mask is not None:
+        mask = _resize(mask, small, Image.Resampling.NEAREST)
+    return VideoFrame(name, _resize(original, small, Image.Resampling.BICUBIC), mask, needed, original)
+
+
+def _natural(path: Path) -> list:
+    """Sort key under which 2.jpg comes before 10.jpg."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.stem)]
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """The images of a folder in the order of their numbers. Raises `InputError` if there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected the frames of a video as .jpg or .png")
+    frames = [p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES and not p.name.startswith(".")]
+    if not frames:
+        raise InputError(f"{folder}: holds no frames; expected .jpg or .png files")
+    frames.sort(key=_natural)
+    stems = [p.stem for p in frames]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise InputError(f"{folder}: holds frame {twice} in two formats; expected one file per frame")
+    return frames
+
+
+def select(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> list[str]:
+    """The names that ``--videos`` asks for (None: all). Raises `InputError` for one that is not there."""
+    names = list(names)
+    for name in wanted or ():
+        if name not in names:
+            raise InputError(f"{where}: has no video {name}; expected one of {', '.join(names) or '(none)'}")
+    return [name for name in names if wanted is None or name in wanted]
+
+
+def _check_masks(video: str, masks: Iterable[tuple[Path, str, tuple[int, int]]], read: ReadMask) -> None:
+    """Each (mask file, name of its frame, (H, W) of that frame) fits, and at least one holds an object."""
+    objects = False
+    for path, frame, (height, width) in masks:
+        mask = read(path)
+        objects = objects or bool(mask.any())
+        if mask.shape != (height, width):
+            raise InputError(
+                f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, but its frame {frame} is"
+                f" {width}×{height}; expected equal sizes"
+            )
+    if not objects:
+        raise InputError(f"{path}: no mask of video {video} holds an object; expected ids from 1 to 254")
+
+
+def frames_video(
+    name: str,
+    frames: list[Path],
+    masks: Mapping[str, Path],
+    short_side: int,
+    *,
+    read: ReadMask = read_mask,
+    needed: Collection[str] | None = None,
+) -> Video:
+    """A video of image files.
+
+    ``frames`` in order; ``masks``: frame name (file name without suffix) → mask file, at least one; ``read``
+    turns a mask file into H×W uint8 ids; ``needed``: names of the frames whose result is wanted (None: all).
+    Raises `InputError` unless the first frame and every mask decode, fit each other and hold an object.
+    """
+    names = {p.stem for p in frames}
+    for stem, mask in masks.items():
+        if stem not in names:
+            raise InputError(f"{mask}: {frames[0].parent} has no frame {stem}; expected the name of a frame")
+    size = read_image(frames[0]).shape[:2]
+    annotated = [(masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks]
+    _check_masks(name, annotated, read)
+
+    def load(path: Path) -> VideoFrame:
+        image = read_image(path)
+        if image.shape[:2] != size:
+            raise InputError(
+                f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, but {frames[0].name} is"
+                f" {size[1]}×{size[0]}; expected frames of one size"
+            )
+        mask = read(masks[path.stem]) if path.stem in masks else None
+        return _frame(path.stem, image, mask, needed is None or path.stem in needed, short_side)
+
+    return Video(
+        name=name,
+        size=size,
+        num_frames=len(frames),
+        outputs=tuple(p.stem for p in frames if needed is None or p.stem in needed),
+        fps=Fraction(24),
+        masks=tuple(masks.values()),
+        folder=frames[0].parent,
+        jobs=lambda: (partial(load, path) for path in frames),
+        workers=WORKERS,
+    )
+
+
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """H×W×3 uint8, turned upright where the file says so (phones store portrait video lying on its side)."""
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, round(getattr(frame, "rotation", 0) / 90)))
+
+
+def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
+    """A video file of any kind that FFmpeg reads; its results are named 00000, 00001, …
+
+    ``masks``: frame number, from 0 → mask file, at least one. Raises `InputError` unless the video opens, its
+    first frame decodes and every mask fits it and holds an object.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a video")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            size = _rgb(next(container.decode(stream))).shape[:2]
+            fps = stream.average_rate or Fraction(24)
+            seconds = (container.duration or 0) / av.time_base
+            stated = stream.frames  # 0 where the format does not say
+    except (av.FFmpegError, IndexError, StopIteration) as error:
+        reason = getattr(error, "strerror", None) or "no video in it"
+        raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
+    for index, mask in masks.items():
+        if stated and index >= stated:
+            raise InputError(f"--mask {index}:{mask}: {path} ends with frame {stated - 1}")
+    _check_masks(path.stem, ((mask, str(index), size) for index, mask in masks.items()), read_mask)
+
+    def load(index: int, frames: Iterator[av.VideoFrame]) -> VideoFrame | None:
+        try:
+            frame = next(frames, None)
+        except av.FFmpegError as error:
+            raise InputError(f"{path}: frame {index} cannot be decoded ({error.strerror})") from error
+        if frame is None:
+            late = [i for i in masks if i >= index]
+            if late:
+                raise InputError(f"--mask {late[0]}:{masks[late[0]]}: {path} ends with frame {index - 1}")
+            return None
+        mask = read_mask(masks[index]) if index in masks else None
+        return _frame(f"{index:05d}", _rgb(frame), mask, True, short_side)
+
+    def jobs() -> Iterator[Job]:
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            frames = container.decode(video=0)
+            for index in count():
+                yield partial(load, index, frames)
+
+    return Video(
+        name=path.stem,
+        size=size,
+        num_frames=stated or round(seconds * fps),
+        outputs=None,
+        fps=fps,
+        masks=tuple(masks.values()),
+        folder=path.parent,
+        jobs=jobs,
+        workers=1,  # a decoder hands out its frames one after the other
+    )

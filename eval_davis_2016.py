@@ -1,0 +1,33 @@
+"""Segment DAVIS 2016 (val or train): one object for each video, from the mask of the first frame.
+
+Example, with the data in data/DAVIS/2016 as in data/README.md:
+
+    python eval_davis_2016.py --model saves/gsfm.pth --output output/davis2016-val
+
+Writes OUTPUT/VIDEO/00000.png, …: grey PNGs, 0 background and 255 object.
+Exit code: 0; 1 if some videos failed; 2 for bad input.
+"""
+
+from pathlib import Path
+
+from datasets.davis_test import SPLITS, davis_videos
+from evaluation import eval_parser, report, run
+from util.errors import exit_on_input_error
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> int:
+    parser = eval_parser(__doc__, top=20)
+    parser.add_argument(
+        "--davis_path", type=Path, default="data/DAVIS/2016", metavar="FOLDER",
+        help="holds JPEGImages/480p/ and Annotations/480p/ (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--split", choices=SPLITS[2016], default="val", help="(default %(default)s)")
+    args = parser.parse_args(arguments)
+    videos = davis_videos(args.davis_path, 2016, args.split, args.size, args.videos)
+    results = run(args, videos, binary=True)
+    return report(results, args.output)
+
+
+if __name__ == "__main__":
+    main()

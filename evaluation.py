@@ -1,0 +1,380 @@
+"""Videos in, mask PNGs out: the one evaluation loop, and the flags and messages that the eval scripts share.
+
+    [Video] → per frame InferenceCore.step → masks at the video's own size → PNGs, overlays, frames/s
+
+Frames are decoded ahead by threads (`datasets.video`) and results are written behind by one thread, so that
+neither a whole video nor a volume of probabilities is ever held. A video counts as finished once its record is
+written, after its last file: a run that was killed goes on with the first unfinished video.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import progressbar
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from datasets.video import Video
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from model.network import load_network
+from util.device import DEVICES, half_precision, pick_device
+from util.distributed import local_rank, rank, world_size
+from util.errors import InputError
+from util.files import atomic_path
+from util.image import write_mask
+from util.overlay import overlay_writer
+
+WRITE_BEHIND = 8  # results that may wait for the writer thread
+
+
+def evaluate(
+    network: torch.nn.Module,
+    videos: Sequence[Video],
+    output: Path,
+    *,
+    make_memory: Callable,
+    device: torch.device,
+    mem_every: int = 3,
+    include_last: bool = False,
+    amp: bool = False,
+    binary: bool = False,
+    overlay: bool = False,
+    overwrite: bool = False,
+    subfolder: str = "",
+    settings: dict | None = None,
+) -> dict:
+    """Segment every video; write ``output/subfolder/<video>/<frame>.png`` for each frame that is needed.
+
+    Args:
+        network: in eval mode, on ``device``.
+        make_memory, mem_every, include_last: see `InferenceCore`.
+        amp: autocast to half precision (`util.device.half_precision`).
+        binary: PNGs are grey 0/255 instead of palette PNGs with the objects' ids.
+        overlay: also write ``output/overlay/<video>.mp4`` and ``.png`` (contact sheet).
+        overwrite: segment finished videos again instead of skipping them.
+        settings: what the results depend on besides these arguments and the masks, as JSON values.
+    Returns:
+        ``{"videos": {name: {"frames", "objects", "seconds"}}, "skipped": [names], "failed": {name: message},
+        "frames", "seconds", "fps"}`` over all processes; seconds of processing, without reading and writing.
+
+    Raises `InputError` before the first frame if the output cannot be written, is the input, or holds finished
+    videos made with other settings. A video that fails later (damaged frame, disk full) ends up in ``failed`` and
+    leaves the others alone.
+    """
+    _check_writable(output)
+    settings = {"mem_every": mem_every, "include_last": include_last, "amp": amp, "binary": binary, **(settings or {})}
+    results = [_Results(video, output, subfolder, settings, overlay) for video in videos]
+    finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
+    finished = _gather(finished)[0]  # the first process decides: some may look after others have begun
+
+    done, failed = {}, {}
+    share = _share([result for result in results if result.video.name not in finished])
+    with _Progress([result.video for result in share]) as progress:
+        for result in share:
+            video = result.video
+            core = InferenceCore(network, make_memory, mem_every, include_last, video.num_frames or None)
+            autocast = torch.autocast(device.type, half_precision(device)) if amp else nullcontext()
+            try:
+                done[video.name] = _segment(video, core, result, device, autocast, binary, progress)
+                progress.end(video.name, done[video.name])
+            except InputError as error:
+                failed[video.name] = str(error)
+            except torch.cuda.OutOfMemoryError:
+                failed[video.name] = "out of GPU memory; a smaller --size or a larger --mem_every needs less"
+    done, failed = ({k: v for part in _gather(mine) for k, v in part.items()} for mine in (done, failed))
+    frames, seconds = (sum(video[key] for video in done.values()) for key in ("frames", "seconds"))
+    summary = {"frames": frames, "seconds": seconds, "fps": frames / seconds if frames else 0.0}
+    return {"videos": done, "skipped": finished, "failed": failed, **summary}
+
+
+def _segment(
+    video: Video,
+    core: InferenceCore,
+    results: "_Results",
+    device: torch.device,
+    autocast: AbstractContextManager,
+    binary: bool,
+    progress: "_Progress",
+) -> dict:
+    """One video through the engine. Raises `InputError` for a damaged frame and for what cannot be written."""
+    results.begin()
+    frames = written = 0
+    seconds = 0.0
+    with ExitStack() as stack:
+        draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
+        writer = stack.enter_context(_WriteBehind())
+        for frame in video:
+            start = _now(device)
+            with torch.inference_mode(), autocast:
+                image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
+                mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
+                prob = core.step(image, mask, frame.needed or draw is not None)
+                ids = None if prob is None else label_map(prob, video.size, core.object_ids).cpu().numpy()
+            seconds += _now(device) - start
+            frames += 1
+            if frame.needed:
+                writer.put(write_mask, results.png(frame.name), ids, binary)
+                written += 1
+            if draw is not None:
+                writer.put(draw, frame.name, frame.original, ids)
+            progress.step(video.name, frames / seconds)
+    results.finish(written)
+    return {"frames": frames, "objects": len(core.object_ids), "seconds": seconds}
+
+
+def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int]) -> torch.Tensor:
+    """prob (K+1)×h×w, background first → H×W uint8 raw ids: bilinear to ``size``, then the most probable.
+
+    Channel by channel, so that K+1 maps of the video's own size never exist at once; faster than argmax, too.
+    """
+
+    def at_full_size(channel: torch.Tensor) -> torch.Tensor:
+        if channel.shape == size:
+            return channel
+        return F.interpolate(channel[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    best = at_full_size(prob[0])
+    ids = torch.zeros(size, dtype=torch.uint8, device=prob.device)
+    for object_id, channel in zip(object_ids, map(at_full_size, prob[1:]), strict=True):
+        ids.masked_fill_(channel > best, object_id)
+        best = torch.maximum(best, channel)
+    return ids
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after everything submitted to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); expected a writable --output") from error
+
+
+class _Results:
+    """The files of one video, and the record that says whether they are complete and how they were made."""
+
+    def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
+        self.video = video
+        self.folder = output / subfolder / video.name
+        for source in (video.folder, *(mask.parent for mask in video.masks)):
+            if self.folder.resolve() == source.resolve():
+                raise InputError(f"{source}: the results would replace the input; expected another --output")
+        previews = output / "overlay"
+        self.overlay = (previews / f"{video.name}.mp4", previews / f"{video.name}.png") if overlay else ()
+        # Hidden and outside the video's folder, which so holds nothing but PNGs, as benchmark servers expect.
+        self.record = output / ".finished" / f"{video.name}.json"
+        masks = hashlib.sha256()
+        for mask in video.masks:
+            masks.update(mask.read_bytes())
+        self.made_with = {**settings, "masks": masks.hexdigest()}
+
+    def png(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+    def are_finished(self) -> bool:
+        """Raises `InputError` if they are, but were made with other settings or masks."""
+        if not self.record.is_file():
+            return False
+        record = json.loads(self.record.read_text())
+        if self.video.outputs is None:
+            complete = len(list(self.folder.glob("*.png"))) >= record["frames"]
+        else:
+            complete = all(self.png(name).is_file() for name in self.video.outputs)
+        if not complete or not all(path.is_file() for path in self.overlay):
+            return False
+        other = [key for key, value in self.made_with.items() if record["made_with"].get(key) != value]
+        if other:
+            raise InputError(
+                f"{self.folder}: holds finished results of a run with different {', '.join(other)};"
+                " expected --overwrite or another --output"
+            )
+        return True
+
+    def begin(self) -> None:
+        """Take away what an earlier run finished here, so that no file of it survives among the new ones."""
+        if self.record.is_file():
+            for path in self.folder.glob("*.png"):
+                path.unlink()
+            self.record.unlink()
+
+    def finish(self, frames: int) -> None:
+        with atomic_path(self.record) as temporary:
+            temporary.write_text(json.dumps({"frames": frames, "made_with": self.made_with}))
+
+
+class _WriteBehind:
+    """One thread that runs calls in order, a bounded number behind; its first error is raised by `put` or the end."""
+
+    def __enter__(self) -> "_WriteBehind":
+        self.pool, self.waiting = ThreadPoolExecutor(1), deque()
+        return self
+
+    def put(self, function: Callable, *args) -> None:
+        self.waiting.append(self.pool.submit(function, *args))
+        while len(self.waiting) > WRITE_BEHIND or self.waiting and self.waiting[0].done():
+            self.waiting.popleft().result()
+
+    def __exit__(self, kind, *_) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for call in self.waiting:
+                call.result()
+
+
+class _Progress:
+    """On a terminal a bar over all frames; otherwise one line for each video that is done."""
+
+    def __init__(self, videos: Sequence[Video]):
+        self.left, self.frames, self.bar = len(videos), 0, None
+        if not sys.stderr.isatty():
+            return
+        total = sum(video.num_frames for video in videos)
+        known = total > 0 and all(video.num_frames for video in videos)
+        name = progressbar.Variable("video", "{formatted_value}", width=12, precision=12)
+        fps = progressbar.Variable("fps", "{formatted_value}", width=6, precision=6)
+        bar = progressbar.ProgressBar if rank() == 0 else progressbar.NullBar
+        self.bar = bar(
+            max_value=total if known else progressbar.UnknownLength,
+            max_error=False,  # lengths of video files are estimates
+            widgets=[
+                *(name, " ", progressbar.SimpleProgress(), progressbar.Bar()),
+                *(fps, " frames/s ", progressbar.ETA() if known else progressbar.Timer()),
+            ],
+        )
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def step(self, name: str, fps: float) -> None:
+        self.frames += 1
+        if self.bar:
+            self.bar.update(self.frames, video=name, fps=f"{fps:.2f}")
+
+    def end(self, name: str, result: dict) -> None:
+        self.left -= 1
+        if not self.bar:
+            fps = result["frames"] / result["seconds"]
+            print(f"{name}: {result['frames']} frames, {fps:.2f} frames/s ({self.left} to go)", flush=True)
+
+    def __exit__(self, kind, *_) -> None:
+        if self.bar:
+            self.bar.finish(dirty=kind is not None)
+
+
+def _share(results: list[_Results]) -> list[_Results]:
+    """This process's part of the videos: longest first, each to the process that has the fewest frames so far."""
+    frames = [0] * world_size()
+    mine = []
+    for result in sorted(results, key=lambda result: -result.video.num_frames):
+        least = frames.index(min(frames))
+        frames[least] += result.video.num_frames
+        if least == rank():
+            mine.append(result)
+    return [result for result in results if result in mine]
+
+
+def _gather(value) -> list:
+    """What every process passes in, in the order of ranks. Also a barrier, so nobody ends before the others."""
+    if world_size() == 1:
+        return [value]
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(days=7))  # one may finish days before another
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
+    """A parser with the flags that all eval scripts share; ``top`` is the benchmark's default.
+
+    ``doc``: the script's docstring, whose first paragraph becomes the description and the rest the examples.
+    """
+    description, _, examples = doc.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    default = "(default %(default)s)"
+    add("--model", type=Path, required=True, metavar="FILE", help="weights: own, or of the GSFM or STCN programs")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
+    add("--top", type=_positive, default=top, metavar="K", help=f"memory positions each pixel reads {default}")
+    add("--mem_every", type=_positive, default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
+    add("--include_last", action="store_true", help="the previous frame is memory, too")
+    size_help = f"short side to process at, in pixels; results are as large as the video, always {default}"
+    add("--size", type=_positive, default=480, metavar="N", help=size_help)
+    add("--amp", action="store_true", help="half precision: faster on GPUs, and on CPUs that have bf16")
+    add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
+    add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
+    add("--overwrite", action="store_true", help="process finished videos again")
+    add("--overlay", action="store_true", help="also draw the masks: FOLDER/overlay/VIDEO.mp4 and .png (some frames)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
+def run(args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "") -> dict:
+    """`evaluate` with the flags of `eval_parser`, and its result. Raises `InputError`."""
+    device = pick_device(args.device, local_rank())
+    network = load_network(args.model, device)
+    if rank() == 0:
+        precision = f"autocast to {half_precision(device)}".replace("torch.", "") if args.amp else "float32"
+        print(f"{len(videos)} videos, {sum(v.num_frames for v in videos)} frames on {device}, {precision}", flush=True)
+    return evaluate(
+        network,
+        videos,
+        args.output,
+        make_memory=partial(make_memory, network.config, args.top),
+        device=device,
+        mem_every=args.mem_every,
+        include_last=args.include_last,
+        amp=args.amp,
+        binary=binary,
+        overlay=args.overlay,
+        overwrite=args.overwrite,
+        subfolder=subfolder,
+        settings={
+            "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
+            "top": args.top,
+            "size": args.size,
+        },
+    )
+
+
+def report(results: dict, output: Path) -> int:
+    """Print the outcome of `evaluate`; return the exit code: 0, 1 if some videos failed, 2 if all did."""
+    done, failed, skipped = (results[key] for key in ("videos", "failed", "skipped"))
+    if rank() == 0:
+        for name, message in failed.items():
+            print(f"error: {name}: {message}", file=sys.stderr)
+        earlier = f", {len(skipped)} were finished before" if skipped else ""
+        print(f"{len(done)} videos done{earlier}, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+        if done:
+            print(f"{results['frames']} frames at {results['fps']:.2f} frames/s (processing, without files): {output}")
+    if not failed:
+        return 0
+    return 1 if done or skipped else 2
