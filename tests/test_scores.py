@@ -1,6 +1,9 @@
 """J, F and their statistics: against the official program's numbers and against the plain definition."""
 
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,10 +12,11 @@ import pytest
 
 from benchmarks.scores import plain_boundary, plain_f, plain_j
 from util.errors import InputError
-from util.image import write_mask
+from util.image import read_image, write_mask
 from util.metrics import boundary_map, contour_accuracy, region_similarity, score_masks, statistics
 from util.scores import format_table, score_folders
 
+ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "davis_statistics.json").read_text())
 
 
@@ -189,3 +193,42 @@ def test_faulty_folders(tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as error:
         score_folders(tmp_path / "t", tmp_path / "p")
     assert "\n" not in str(error.value)
+
+
+def run_script(name, *arguments):
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_score_script(tmp_path):
+    truth = video({1: 0, 3: 2})
+    save(tmp_path / "t/a", truth)
+    save(tmp_path / "t/b", video({1: 0}))
+    save(tmp_path / "p/a", np.roll(truth, 2, axis=2))
+    save(tmp_path / "p/b", video({1: 0}))
+    (tmp_path / "seen.txt").write_text("a 1\nshark\n")
+    meta = {"a": {"1": "dog", "3": "cat"}, "b": {"1": "shark"}}
+    meta = {v: {"objects": {i: {"category": c, "frames": []} for i, c in ids.items()}} for v, ids in meta.items()}
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": meta}))
+    files = {name: tmp_path / f"scores.{name}" for name in ("csv", "json", "png")}
+    arguments = ["--csv", files["csv"], "--json", files["json"], "--plot", files["png"]]
+    arguments += ["--seen", tmp_path / "seen.txt", "--meta", tmp_path / "meta.json"]
+    result = run_script("score.py", tmp_path / "t", tmp_path / "p", *arguments)
+    assert result.returncode == 0, result.stderr
+
+    content = json.loads(files["json"].read_text())
+    a1, a3, b1 = content["objects"]
+    assert (a3["id"], a3["frames"], len(a3["J"])) == (3, ["00003", "00004", "00005", "00006", "00007"], 5)
+    assert content["global"]["J&F"] == pytest.approx((a1["J&F"] + a3["J&F"] + b1["J&F"]) / 3)
+    assert content["seen"]["J_mean"] == pytest.approx((a1["J_mean"] + b1["J_mean"]) / 2)
+    assert content["unseen"]["F_mean"] == a3["F_mean"]
+    both = [content[part][key] for part in ("seen", "unseen") for key in ("J_mean", "F_mean")]
+    assert content["seen and unseen"]["J&F"] == pytest.approx(np.mean(both))  # YouTube-VOS's overall score
+    rows = list(csv.DictReader(files["csv"].open()))
+    assert [row["level"] for row in rows] == ["global", *list(content)[1:4], "video", "video", *["object"] * 3]
+    assert float(rows[-2]["J_mean"]) == a3["J_mean"] and rows[-2]["frames"] == "5"
+    assert f"{100 * content['global']['J&F']:.1f}" in result.stdout.splitlines()[1]
+    assert read_image(files["png"]).std() > 10
+
+    result = run_script("score.py", tmp_path / "t", tmp_path / "nothing")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "nothing: no such folder" in result.stderr

@@ -1,8 +1,8 @@
 """Scores of folders of masks: which frames and objects count, their means, a table."""
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,11 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score_folders` found: objects ordered by video and id, and what it left out, in words."""
+    """What `score_folders` found: objects ordered by video and id."""
 
     objects: list[ObjectScore]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]  # what was left out
+    files: dict[str, dict[str, tuple[Path, Path]]]  # video, frame: ground truth and prediction
 
     def summary(self, keep: Callable[[ObjectScore], bool] = lambda score: True) -> Summary:
         """Means over the objects that ``keep`` selects (default: all; each object counts the same)."""
@@ -96,12 +97,16 @@ def score_folders(
         notes.append(f"ignored videos without ground truth: {_enumerate(extra)}")
     if extra := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in videos):
         notes.append(f"ignored {extra} predicted masks of frames without ground truth")
-    return Scores(objects, notes)
+    files = {video: {path.stem: (path, other) for path, other in found} for video, found in pairs.items()}
+    return Scores(objects, notes, files)
 
 
-def format_table(scores: Scores) -> str:
-    """Global, per-video and (where a video has several) per-object scores in per cent, as lines of text."""
-    width = max(len("global"), *(len(score.video) + 5 for score in scores.objects))
+def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) -> str:
+    """Scores in per cent as lines of text: global, per video and, where a video has several, per object.
+
+    ``groups``: further lines under the global one.
+    """
+    width = max(len(name) for name in ("global", *(groups or ()), *(s.video + " 255" for s in scores.objects)))
     head = "".join(f"{name:>10}" for name in ("J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"))
 
     def line(name: str, summary: Summary) -> str:
@@ -110,11 +115,12 @@ def format_table(scores: Scores) -> str:
         )
 
     lines = [" " * width + head, line("global", scores.summary())]
+    lines += [line(name, summary) for name, summary in (groups or {}).items()]
     for video, summary in scores.videos().items():
         lines.append(line(video, summary))
         objects = [score for score in scores.objects if score.video == video]
         if len(objects) > 1:
-            lines += [line(f"{video} {score.id:>4}", score.summary) for score in objects]
+            lines += [line(f"{video} {score.id:>3}", score.summary) for score in objects]
     return "\n".join(lines)
 
 
@@ -164,14 +170,15 @@ def _pair(
 
 
 def _score_files(pair: tuple[Path, Path]) -> dict[int, FrameScore]:
-    truth, prediction = (_read_objects(path) for path in pair)
+    truth, prediction = (read_objects(path) for path in pair)
     if prediction.shape != truth.shape:
         sizes = [f"{width}×{height}" for height, width in (prediction.shape, truth.shape)]
         raise InputError(f"{pair[1]}: is {sizes[0]}; expected {sizes[1]}, the size of {pair[0]}")
     return score_masks(truth, prediction)
 
 
-def _read_objects(path: Path) -> np.ndarray:
+def read_objects(path: Path) -> np.ndarray:
+    """H×W uint8 ids of a mask file, a 0/255 mask as object 1. Raises `InputError`."""
     ids = read_mask(path)
     return (ids == 255).view(np.uint8) if ids.max(initial=0) == 255 else ids
 

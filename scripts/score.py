@@ -1,0 +1,170 @@
+r"""Score predicted masks against ground truth: J, F and J&F as DAVIS and YouTube-VOS define them.
+
+python scripts/score.py data/DAVIS/2017/trainval/Annotations/480p output/davis17 \
+    --videos datasets/lists/davis2017_val.txt
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.errors import InputError, exit_on_input_error
+from util.files import atomic_path
+from util.metrics import Statistics, Summary
+from util.scores import ObjectScore, Scores, format_table, score_folders
+
+EPILOG = """
+examples:
+  python scripts/score.py my/truth my/masks
+  python scripts/score.py data/DAVIS/2016/Annotations/480p output/davis16 --videos datasets/lists/davis2016_val.txt \\
+      --csv scores.csv --json scores.json --plot scores.png --images data/DAVIS/2016/JPEGImages/480p
+
+Both folders hold VIDEO/FRAME.png, or the frames of one video: palette or grey PNGs whose values are object ids, or
+0/255 for one object. An object is scored from the frame after the one on which it first appears in the ground truth
+up to the last but one, because the first mask is given to the program and the official protocol skips the last.
+"""
+
+
+def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict[str, Summary]:
+    """Scores of the objects that ``listed`` names by video, by 'video id' or by category, and of the others."""
+    categories = read_categories(meta) if meta else {}
+
+    def seen(score: ObjectScore) -> bool:
+        key = f"{score.video} {score.id}"
+        return not listed.isdisjoint({score.video, key, categories.get(key)})
+
+    for name, group in (("seen", seen), ("unseen", lambda score: not seen(score))):
+        if not any(map(group, scores.objects)):
+            raise InputError(f"--seen: no object is {name}; expected a video, 'video id' or category on each line")
+    parts = {"seen": scores.summary(seen), "unseen": scores.summary(lambda score: not seen(score))}
+    j, f = (
+        Statistics(
+            *(sum(pair) / 2 for pair in zip(getattr(parts["seen"], m), getattr(parts["unseen"], m), strict=True))
+        )
+        for m in "jf"
+    )
+    return parts | {"seen and unseen": Summary((j.mean + f.mean) / 2, j, f)}
+
+
+def read_categories(meta: Path) -> dict[str, str]:
+    """{'video id': category} of a YouTube-VOS meta.json."""
+    try:
+        videos = json.loads(meta.read_text())["videos"]
+        return {
+            f"{video} {object_id}": entry["category"]
+            for video, content in videos.items()
+            for object_id, entry in content["objects"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{meta}: expected YouTube-VOS's meta.json with a category for each object") from error
+
+
+def columns(summary: Summary) -> dict[str, float]:
+    """One row of the CSV file or entry of the JSON file; fractions, not per cent."""
+    row = {"J&F": summary.jf}
+    for name, part in (("J", summary.j), ("F", summary.f)):
+        row |= {f"{name}_{key}": value for key, value in part._asdict().items()}
+    return row
+
+
+def write_csv(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
+    """A row for the whole, for each group, video and object."""
+    rows = [{"level": "global", **columns(scores.summary())}]
+    rows += [{"level": name, **columns(summary)} for name, summary in groups.items()]
+    rows += [{"level": "video", "video": name, **columns(summary)} for name, summary in scores.videos().items()]
+    rows += [
+        {"level": "object", "video": s.video, "object": s.id, "frames": len(s.frames), **columns(s.summary)}
+        for s in scores.objects
+    ]
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["level", "video", "object", "frames", *columns(scores.summary())])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
+    """The same, and J and F of every frame."""
+    content = {
+        "global": columns(scores.summary()),
+        **{name: columns(summary) for name, summary in groups.items()},
+        "videos": {name: columns(summary) for name, summary in scores.videos().items()},
+        "objects": [
+            {
+                "video": score.video,
+                "id": score.id,
+                **columns(score.summary),
+                "frames": score.frames,
+                "J": score.j.tolist(),
+                "F": score.f.tolist(),
+            }
+            for score in scores.objects
+        ],
+        "notes": scores.notes,
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read; expected a text file with a name on each line") from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("truth", type=Path, help="folder of ground-truth masks")
+    parser.add_argument("prediction", type=Path, help="folder of predicted masks")
+    parser.add_argument(
+        "--videos",
+        help="what to score: names with commas between them, or a text file with a name on each line"
+        " (default: every video that has ground truth)",
+    )
+    parser.add_argument(
+        "--all_frames", action="store_true", help="score the first and the last frame and objects' first frames too"
+    )
+    parser.add_argument(
+        "--seen",
+        type=Path,
+        metavar="LIST",
+        help="also score seen and unseen objects apart: a text file that names the seen ones, on each line a video,"
+        " a video and an id ('003234408d 2') or, with --meta, a category ('person'); all others are unseen",
+    )
+    parser.add_argument("--meta", type=Path, help="YouTube-VOS's meta.json, for the categories of --seen")
+    parser.add_argument("--csv", type=Path, help="write the table to this file, as fractions")
+    parser.add_argument("--json", type=Path, help="write the table and J and F of every frame to this file")
+    parser.add_argument("--plot", type=Path, help="write a PNG: curves over time, best and worst frame of each video")
+    parser.add_argument("--images", type=Path, help="folder of VIDEO/FRAME.jpg to show under the masks of --plot")
+    parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
+    args = parser.parse_args()
+
+    videos = args.videos
+    if videos:
+        videos = read_list(Path(videos)) if Path(videos).is_file() else videos.split(",")
+    listed = set(read_list(args.seen)) if args.seen else set()
+    scores = score_folders(args.truth, args.prediction, videos, args.all_frames, args.workers)
+    groups = seen_and_unseen(scores, listed, args.meta) if args.seen else {}
+    print(format_table(scores, groups))
+    for note in scores.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if args.csv:
+        write_csv(args.csv, scores, groups)
+    if args.json:
+        write_json(args.json, scores, groups)
+    if args.plot:
+        from util.score_plot import plot_scores  # matplotlib takes longer to import than scores take to compute
+
+        plot_scores(scores, args.plot, args.images)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)()

@@ -1,0 +1,81 @@
+"""One picture of the scores of many videos: curves over time, and the best and the worst frame of each."""
+
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+
+from util.files import atomic_path
+from util.image import PALETTE, draw_masks, read_image
+from util.scores import ObjectScore, Scores, read_objects
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)
+
+GREY = 90  # background of the thumbnails where there are no images
+
+
+def plot_scores(scores: Scores, path: Path, images: Path | None = None) -> None:
+    """Write a PNG with a row for each video, the best J&F first.
+
+    A row shows J (solid) and F (dashed) of each object over the scored frames, in the object's colour, and the best
+    and the worst frame (mean J&F over its objects): the prediction as a tint, the ground truth's outline in white.
+    ``images``: folder of ``<video>/<frame>.jpg`` to show under the masks.
+    """
+    videos = sorted(scores.videos().items(), key=lambda item: -item[1].jf)
+    figure, rows = plt.subplots(
+        len(videos), 3, figsize=(14, 2.3 * len(videos) + 0.6), width_ratios=(5, 2.7, 2.7), squeeze=False, layout="tight"
+    )
+    total = scores.summary()
+    figure.suptitle(f"J&F {100 * total.jf:.1f}   J {100 * total.j.mean:.1f}   F {100 * total.f.mean:.1f}")
+    for (name, summary), (curves, *thumbnails) in zip(videos, rows, strict=True):
+        objects = [score for score in scores.objects if score.video == name]
+        _draw_curves(curves, objects)
+        curves.set_title(f"{name}   J&F {100 * summary.jf:.1f}", loc="left", fontsize=10)
+        values = {}
+        for score in objects:
+            for frame, j, f in zip(score.frames, score.j, score.f, strict=True):
+                values.setdefault(frame, []).append((j + f) / 2)
+        means = {frame: float(np.mean(jf)) for frame, jf in values.items()}
+        means = {frame: jf for frame, jf in means.items() if jf < 1} or means  # 1: often nothing there to see
+        for axes, choose, word in zip(thumbnails, (max, min), ("best", "worst"), strict=True):
+            frame = choose(means, key=means.get)
+            axes.imshow(_thumbnail(*scores.files[name][frame], images and images / name))
+            axes.set_title(f"{word}: {frame}   J&F {100 * means[frame]:.1f}", loc="left", fontsize=9)
+            axes.axis("off")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
+    plt.close(figure)
+
+
+def _draw_curves(axes: plt.Axes, objects: list[ObjectScore]) -> None:
+    order = sorted({frame for score in objects for frame in score.frames}, key=lambda name: (len(name), name))
+    place = {frame: index for index, frame in enumerate(order)}
+    for score in objects:
+        colour = PALETTE[score.id] / 255
+        x = [place[frame] for frame in score.frames]
+        axes.plot(x, score.j, color=colour, label=f"{score.id}")
+        axes.plot(x, score.f, color=colour, linestyle="--", linewidth=1)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(0, max(len(order) - 1, 1))
+    ticks = sorted({0, len(order) // 2, len(order) - 1})
+    axes.set_xticks(ticks, [order[tick] for tick in ticks])
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=7, ncols=10, title="J —   F - -   of object", title_fontsize=7)
+
+
+def _thumbnail(truth: Path, prediction: Path, images: Path | None) -> np.ndarray:
+    """H×W×3 uint8, at most 400 pixels wide. ``images``: folder of the video's frames."""
+    name = truth.stem
+    truth, prediction = read_objects(truth), read_objects(prediction)
+    height, width = truth.shape
+    size = min(width, 400), max(1, round(height * min(width, 400) / width))
+    truth, prediction = (cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST) for ids in (truth, prediction))
+    image = np.full((*truth.shape, 3), GREY, np.uint8)
+    for frame in images.glob(f"{name}.*") if images else ():
+        image = cv2.resize(read_image(frame), size, interpolation=cv2.INTER_AREA)
+    image = draw_masks(image, prediction)
+    window = np.ones((2, 2), np.uint8)
+    image[cv2.erode(truth, window) != cv2.dilate(truth, window)] = 255
+    return image
