@@ -35,9 +35,7 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except Exception as error:  # Pillow raises many types for damaged files
-        raise InputError(
-            f"{path}: not a readable image ({_short(error, path)}); expected JPEG or PNG"
-        ) from error
+        raise InputError(f"{path}: not a readable image ({_short(error, path)}); expected JPEG or PNG") from error
 
 
 def _decode(path: Path, image: Image.Image, mode: str | None = None) -> np.ndarray:
