@@ -1,0 +1,75 @@
+"""Speed of the training data pipeline, in samples (clips of three 384×384 frames) per second and core.
+
+OMP_NUM_THREADS=1 python benchmarks/data.py --static_root data/static --davis_root data/DAVIS
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.loader import Mixture, StreamSampler, build_dataset, build_loader
+from util.errors import exit_on_input_error
+
+
+def one_core(dataset: Mixture, seconds: float) -> float:
+    """Samples per second of processor time, without a loader; not disturbed by other programs."""
+    draws = iter(StreamSampler(len(dataset), 0, 10**9))
+    for _ in range(8):  # files into the cache, code into memory
+        dataset[next(draws)]
+    samples, begin = 0, time.process_time()
+    while (spent := time.process_time() - begin) < seconds:
+        dataset[next(draws)]
+        samples += 1
+    return samples / spent
+
+
+def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> float:
+    """Samples per second of wall time from one worker process, batched and handed over."""
+    batches = iter(build_loader(dataset, batch_size=batch_size, stop=10**9, num_workers=1))
+    for _ in range(3):  # the worker starts, and fills its queue
+        next(batches)
+    count, begin = 0, time.perf_counter()
+    while (spent := time.perf_counter() - begin) < seconds:
+        next(batches)
+        count += batch_size
+    return count / spent
+
+
+@exit_on_input_error
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="example: OMP_NUM_THREADS=1 python benchmarks/data.py --davis_root data/DAVIS",
+    )
+    parser.add_argument("--static_root", type=Path, help="folder of static image sets, as for train.py")
+    parser.add_argument("--davis_root", type=Path, help="DAVIS, as for train.py")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (default: 10)")
+    arguments = parser.parse_args()
+    if not (arguments.static_root or arguments.davis_root):
+        parser.error("expected --static_root, --davis_root or both")
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    pipelines = {}
+    if arguments.static_root:
+        for name, spline in (("static, spline in 1/3 of the frames", 1 / 3), ("static, no spline", 0.0)):
+            pipelines[name] = build_dataset(0, static_root=arguments.static_root)
+            for _, images, _ in pipelines[name].parts:
+                images.spline = spline
+    if arguments.davis_root:
+        pipelines["video"] = build_dataset(3, davis_root=arguments.davis_root)
+    print(f"{'samples/s':40}{'1 core':>12}{'1 worker':>12}")
+    for name, dataset in pipelines.items():
+        core = one_core(dataset, arguments.seconds)
+        worker = through_loader(dataset, arguments.seconds)
+        print(f"{name:40}{core:12.1f}{worker:12.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
