@@ -18,17 +18,18 @@ import torch.nn.functional as F
 AFFINITY_BUDGET = 2**24
 
 
-def make_memory(config, top_k: int | None = None, reserve: int = 0):
+def make_memory(config, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0):
     """The memory that a network's config names: the only place that knows the kinds apart.
 
     Args:
         config: has ``memory``, ``gc_norm`` and ``gc_update`` (`model.network.NetworkConfig`).
         top_k: positions per query that enter the softmax of the space-time memory; None: all (training).
+        max_frames: bound of the space-time memory, see `SpaceTimeMemory`.
         reserve: number of frames expected, so that buffers are allocated once.
     """
     if config.memory == "global_context":
         return GlobalContextMemory(config.gc_norm, config.gc_update)
-    return SpaceTimeMemory(top_k, reserve)
+    return SpaceTimeMemory(top_k, max_frames, reserve)
 
 
 class _Rows:
@@ -39,11 +40,12 @@ class _Rows:
         self.buffer: torch.Tensor | None = None
         self.length = 0
 
-    def write(self, rows: torch.Tensor, start: int) -> None:
-        """Put rows B×n×C at ``start`` and drop what followed."""
+    def write(self, rows: torch.Tensor, start: int, length: int) -> None:
+        """Put rows B×n×C at ``start``; ``length`` rows count from then on."""
         end = start + rows.shape[1]
-        if rows.requires_grad:
-            self.buffer = rows if start == 0 else torch.cat([self.buffer[:, :start], rows], dim=1)
+        if torch.is_grad_enabled():  # what an earlier read saved for its backward pass must not be written over
+            others = [] if self.buffer is None else [self.buffer[:, :start], self.buffer[:, end:length]]
+            self.buffer = torch.cat([*others[:1], rows, *others[1:]], dim=1)
         else:
             if self.buffer is None or end > self.buffer.shape[1]:
                 capacity = max(self.reserve, end, end * 3 // 2 if start else 0)
@@ -52,7 +54,7 @@ class _Rows:
                     grown[:, :start] = self.buffer[:, :start]
                 self.buffer = grown
             self.buffer[:, start:end] = rows
-        self.length = end
+        self.length = length
 
     def view(self) -> torch.Tensor:
         return self.buffer[:, : self.length]
@@ -66,16 +68,20 @@ class SpaceTimeMemory:
 
     Args:
         top_k: see above; None takes all positions.
+        max_frames: keep the first frame and the most recent ``max_frames − 1``; None keeps all.
         reserve: number of frames to allocate for at the first ``add``.
     """
 
-    def __init__(self, top_k: int | None = None, reserve: int = 0):
+    def __init__(self, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0):
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k {top_k}: expected at least 1, or None for all positions")
-        self.top_k, self.reserve = top_k, reserve
+        if max_frames is not None and max_frames < 2:
+            raise ValueError(f"max_frames {max_frames}: expected at least 2 (the first and the latest), or None")
+        self.top_k, self.max_frames = top_k, max_frames
+        self.reserve = reserve if max_frames is None else min(reserve, max_frames + 1)
         self._keys: _Rows | None = None
         self._values: _Rows | None = None
-        self._permanent = 0  # rows that stay; a temporary frame may follow them
+        self._frames = 0  # permanent frames seen; a temporary one may follow the rows of those that are kept
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
         """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
@@ -85,11 +91,18 @@ class SpaceTimeMemory:
             self._objects = value.shape[1]
         if value.shape[1] != self._objects:
             raise ValueError(f"value of {value.shape[1]} objects for a memory of {self._objects}")
+        # Order does not matter to attention, so a full memory overwrites the oldest frame but the first.
+        kept, slot = self._frames, self._frames
+        if self.max_frames is not None and self._frames >= self.max_frames:
+            kept = self.max_frames
+            slot = kept if temporary else 1 + (self._frames - 1) % (self.max_frames - 1)
+        positions = key.shape[-2] * key.shape[-1]
+        keep = max(kept, slot + 1) * positions
         # Position-major: a position's key, and all objects' values, lie together.
-        self._keys.write(key.flatten(2).transpose(1, 2), self._permanent)
-        self._values.write(value.flatten(3).permute(0, 3, 1, 2).flatten(2), self._permanent)
+        self._keys.write(key.flatten(2).transpose(1, 2), slot * positions, keep)
+        self._values.write(value.flatten(3).permute(0, 3, 1, 2).flatten(2), slot * positions, keep)
         if not temporary:
-            self._permanent = self._keys.length
+            self._frames += 1
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w in the values' dtype. Raises RuntimeError while empty."""

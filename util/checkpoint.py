@@ -9,7 +9,6 @@ Everything that rewrites weights is here: renaming, folding convolution biases, 
 
 import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from util.errors import InputError
+from util.files import atomic_path
 
 FORMAT = 1
 
@@ -34,29 +34,35 @@ REFERENCE_NAMES = {
     **{f"decoder.branch.{module}": f"decoder.{module}" for module in _BRANCH.split()},
 }
 
+# Settings of the reference programs' networks, without (STCN) and with (GSFM) the spectral modules.
+REFERENCE_SETTINGS = {
+    spectral: {
+        "backbone": "resnet50",
+        "lfm": spectral,
+        "hfm": spectral,
+        "spectrum": "hermitian" if spectral else "half",
+        "filter": "bins",
+        "memory": "space_time",
+        "key_dim": 64,
+        "value_dim": 512,
+        "decoder_dim": 256,
+    }
+    for spectral in (False, True)
+}
 
-def write_atomically(path: Path, contents: Any) -> None:
+
+def write_torch_file(path: Path, contents: Any) -> None:
     """``torch.save`` that leaves either the old file or the whole new one.
 
     Raises `InputError` when the folder cannot be written or the disk is full.
     """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
             torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error}); what was there before is untouched") from error
+        except RuntimeError as error:  # how torch reports a full disk
+            raise InputError(f"{path}: cannot be written ({error})") from error
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_torch_file(path: Path) -> Any:
@@ -106,7 +112,7 @@ def write_network_file(
             name: value.half() if value.is_floating_point() and "running_" not in name else value
             for name, value in state.items()
         }
-    write_atomically(path, {"format": FORMAT, "config": settings, "network": state})
+    write_torch_file(path, {"format": FORMAT, "config": settings, "network": state})
 
 
 def extend_input_channels(weight: torch.Tensor, channels: int, start: str) -> torch.Tensor:
@@ -168,14 +174,8 @@ def import_reference(state: Any, path: Path) -> tuple[dict[str, Any], dict[str, 
         bias = f"{_convolution_before(mean.removesuffix('.running_mean'))}.bias"
         if bias in state:
             state[mean] = state[mean] - state.pop(bias)
-    settings = {
-        "lfm": "lfm.conv1.weight" in state,
-        "hfm": "decoder.hfm.conv1.weight" in state,
-        "key_dim": state["key_proj.key_proj.weight"].shape[0],
-        "single_object": state["value_encoder.conv1.weight"].shape[1] == 4,
-    }
-    if settings["lfm"] or settings["hfm"]:
-        settings |= {"spectrum": "hermitian", "filter": "bins"}
+    spectral = "lfm.conv1.weight" in state
+    settings = REFERENCE_SETTINGS[spectral] | {"single_object": state["value_encoder.conv1.weight"].shape[1] == 4}
     own_names = {reference: own for own, reference in REFERENCE_NAMES.items()}
     return settings, {_rename(name, own_names): value for name, value in state.items()}
 
@@ -185,17 +185,13 @@ def export_reference(settings: dict[str, Any], state: dict[str, torch.Tensor]) -
 
     Raises `InputError` for networks that those programs cannot express.
     """
-    spectral = settings["lfm"] or settings["hfm"]
-    needed = {"backbone": "resnet50", "memory": "space_time", "lfm": spectral, "hfm": spectral}
-    needed |= {"value_dim": 512, "decoder_dim": 256, "key_dim": 64}
-    if spectral:
-        needed |= {"spectrum": "hermitian", "filter": "bins"}
+    needed = REFERENCE_SETTINGS[settings["lfm"]]
     if wrong := [f"{name} {settings[name]}, not {value}" for name, value in needed.items() if settings[name] != value]:
         raise InputError(f"the reference programs have no such network: {'; '.join(wrong)}")
     exported = {}
     for name, value in state.items():
         name = _rename(name, REFERENCE_NAMES)
         exported[name] = value
-        if name.endswith(".running_mean") and (spectral or name.startswith("value_encoder.")):
+        if name.endswith(".running_mean") and (settings["lfm"] or name.startswith("value_encoder.")):
             exported[f"{_convolution_before(name.removesuffix('.running_mean'))}.bias"] = torch.zeros_like(value)
     return exported

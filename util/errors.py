@@ -12,7 +12,7 @@ class InputError(ValueError):
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
     """Wrap a program's ``main``: an `InputError` becomes one line on stderr and exit code 2.
 
-    The wrapped function's return value becomes the exit code (None is 0).
+    Any other return value than 0 or None becomes the exit code.
     """
 
     @functools.wraps(main)
@@ -22,6 +22,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        sys.exit(code or 0)
+        if code:
+            sys.exit(code)
 
     return wrapper

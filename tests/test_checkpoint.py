@@ -1,0 +1,133 @@
+"""Checkpoint files: rebuild themselves, cross to the reference programs and back, and refuse everything else."""
+
+import dataclasses
+
+import pytest
+import torch
+from reference import state_dict, stored_json
+
+from model.network import Network, NetworkConfig, load_network, load_weights, save_network
+from scripts.convert_checkpoint import main as convert
+from util.checkpoint import read_network_file, write_torch_file
+from util.errors import InputError
+
+
+def test_own_file_rebuilds_its_network(tiny_network, tmp_path):
+    for overrides in ({}, {"preset": "stcn"}, {"preset": "gc", "gc_norm": "mean"}, {"filter": "relative"}):
+        network = tiny_network(**overrides)
+        save_network(tmp_path / "own.pth", network)
+        loaded = load_network(tmp_path / "own.pth")
+        assert loaded.config == network.config and not loaded.training
+        for (name, ours), theirs in zip(network.state_dict().items(), loaded.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs), name
+
+
+def test_half_precision_file(tiny_network, tmp_path):
+    network = tiny_network()
+    save_network(tmp_path / "own.pth", network)
+    convert([str(tmp_path / "own.pth"), str(tmp_path / "half.pth"), "--half"])
+    assert (tmp_path / "half.pth").stat().st_size < 0.55 * (tmp_path / "own.pth").stat().st_size
+    loaded = load_network(tmp_path / "half.pth")
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    assert torch.allclose(loaded.key_proj.weight, network.key_proj.weight, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gsfm", "stcn"])
+@pytest.mark.parametrize("kind", ["eval", "train_single_object"])
+def test_reference_file_there_and_back(family, kind, tmp_path):
+    """reference → own → reference → own: the weights do not change, and names and shapes are the program's own."""
+    source, own, back = tmp_path / "source.pth", tmp_path / "own.pth", tmp_path / "back.pth"
+    torch.save({f"module.{name}": value for name, value in state_dict(family, kind).items()}, source)
+    convert([str(source), str(own)])
+    convert([str(own), str(back), "--to", "reference"])
+    exported = torch.load(back, weights_only=True)
+    assert {name: list(value.shape) for name, value in exported.items()} == stored_json(family, f"shapes/{kind}")
+    (first_settings, first), (second_settings, second) = read_network_file(own), read_network_file(back)
+    assert first_settings == second_settings == read_network_file(source)[0]
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_stage_0_weights_enter_multi_object_network(tiny_network, tmp_path):
+    single = tiny_network(single_object=True)
+    save_network(tmp_path / "s0.pth", single)
+    name = "value_encoder.backbone.conv1.weight"
+    evaluated = load_network(tmp_path / "s0.pth").state_dict()[name]
+    assert evaluated.shape[1] == 5 and torch.equal(evaluated[:, :4], single.state_dict()[name])
+    assert not evaluated[:, 4].any()
+    training = tiny_network()
+    load_weights(training, tmp_path / "s0.pth")
+    extra = training.state_dict()[name][:, 4].flatten(1)
+    assert torch.allclose(extra.T @ extra, torch.eye(49), atol=1e-5)  # orthogonal
+
+
+def test_files_that_are_no_checkpoint(tiny_network, tmp_path):
+    text = tmp_path / "notes.pth"
+    text.write_text("hello")
+    truncated = tmp_path / "truncated.pth"
+    save_network(truncated, tiny_network())
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    other = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(3)}, other)
+    pickled = tmp_path / "pickled.pth"
+    torch.save({"config": NetworkConfig()}, pickled)  # arbitrary classes are not loaded
+    for path in (text, truncated, other, pickled, tmp_path / "missing.pth", tmp_path):
+        with pytest.raises(InputError, match=str(path)) as error:
+            load_network(path)
+        assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_network_are_named(tiny_network, tmp_path):
+    save_network(tmp_path / "stcn.pth", tiny_network("stcn", key_dim=8))
+    with pytest.raises(InputError) as error:
+        load_weights(tiny_network(), tmp_path / "stcn.pth")
+    message = str(error.value)
+    assert "stcn.pth" in message and "missing lfm.conv1.weight" in message and "more" in message
+    with pytest.raises(InputError, match=r"key_proj.weight is \(8, 256, 3, 3\) instead of \(16, 256, 3, 3\)"):
+        load_weights(tiny_network("stcn"), tmp_path / "stcn.pth")
+
+
+def test_unknown_setting_is_named(tiny_network, tmp_path):
+    config = dataclasses.asdict(tiny_network().config) | {"flux": 1}
+    write_torch_file(tmp_path / "new.pth", {"format": 1, "config": config, "network": {}})
+    with pytest.raises(InputError, match="flux"):
+        load_network(tmp_path / "new.pth")
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    write_torch_file(path, {"a": torch.zeros(1)})
+    with pytest.raises(AttributeError):
+        write_torch_file(path, {"a": lambda: None})  # cannot be pickled: fails in the middle
+    assert torch.load(path, weights_only=True)["a"].shape == (1,)
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_imagenet_weights_from_files(backbone, tmp_path):
+    import torchvision
+
+    names = {"resnet18", backbone}
+    sources = {name: getattr(torchvision.models, name)(weights=None).state_dict() for name in names}
+    for name, state in sources.items():
+        torch.save(state, tmp_path / f"{name}.pth")
+    network = Network(NetworkConfig.preset("gsfm", backbone=backbone, value_dim=32, decoder_dim=16))
+    network.load_imagenet([tmp_path / f"{name}.pth" for name in names])
+    key, value = network.key_encoder.state_dict(), network.value_encoder.backbone.state_dict()
+    last = {"resnet18": "layer3.1.conv2.weight", "resnet50": "layer3.5.conv3.weight"}[backbone]
+    assert torch.equal(key[last], sources[backbone][last])
+    assert torch.equal(value["conv1.weight"][:, :3], sources["resnet18"]["conv1.weight"])
+    if backbone == "resnet50":
+        with pytest.raises(InputError, match="resnet18"):
+            network.load_imagenet([tmp_path / "resnet50.pth"])
+
+
+def test_imagenet_offline(monkeypatch):
+    import torch.hub
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(InputError, match="--pretrained"):
+        Network(NetworkConfig.preset("stcn", backbone="resnet18", value_dim=32, decoder_dim=16)).load_imagenet(None)

@@ -1,0 +1,163 @@
+"""The engine: equal to the training pass, and right at every size, order of appearance and kind of memory."""
+
+import functools
+
+import pytest
+import torch
+
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from util.tensor import soft_aggregate
+
+KINDS = {
+    "space_time": ({}, {"top_k": 20}),
+    "bounded": ({}, {"top_k": 20, "max_frames": 2}),
+    "global_context": ({"memory": "global_context"}, {}),
+    "anchored": ({"memory": "global_context", "gc_update": "anchored"}, {}),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def make_core(tiny_network):
+    def make(kind="space_time", **options):
+        overrides, memory = KINDS[kind]
+        network = tiny_network(**overrides)
+        return InferenceCore(network, functools.partial(make_memory, network.config, **memory), **options)
+
+    return make
+
+
+def clip(length, height, width, ids=(1,)):
+    """Frames and a mask with one vertical stripe for each id."""
+    mask = torch.zeros(height, width, dtype=torch.int64)
+    for n, i in enumerate(ids):
+        mask[:, n * width // (len(ids) + 1) : (n + 1) * width // (len(ids) + 1)] = i
+    return torch.rand(length, 3, height, width), mask
+
+
+def run(core, frames, masks):
+    return [core.step(frame, masks.get(t)) for t, frame in enumerate(frames)]
+
+
+@pytest.mark.parametrize("preset", ["gsfm", "stcn", "gc"])
+@pytest.mark.parametrize("objects", [1, 2])
+def test_training_pass_equals_engine(tiny_network, preset, objects):
+    """The tie between training and evaluation: forward(clip) == engine with mem_every=1 and all positions."""
+    network = tiny_network(preset)
+    frames, mask = clip(4, 48, 64, range(1, objects + 1))
+    masks = torch.stack([mask == i for i in range(1, objects + 1)]).float()
+    # Training memorises the given masks themselves, the engine their aggregation (the same to 1e-6).
+    masks = masks.clamp(1e-7, 1 - 1e-7)
+    memory = make_memory(network.config)
+    with torch.no_grad():
+        prediction = network(frames[None], masks[None], torch.ones(1, objects), memory)
+    core = InferenceCore(network, functools.partial(make_memory, network.config), mem_every=1)
+    probs = run(core, frames, {0: mask})
+    for t in range(1, 4):
+        assert torch.allclose(torch.softmax(prediction.logits[0, t - 1], 0), probs[t], atol=2e-5)
+    assert (prediction.boundary is not None) == (preset == "gsfm")
+
+
+@every_kind
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (33, 1), (17, 31), (32, 48), (50, 47)])
+def test_any_size(make_core, kind, size):
+    frames, mask = clip(3, *size, ids=(5,))
+    mask[0, 0] = 5
+    for prob in run(make_core(kind, mem_every=1), frames, {0: mask}):
+        assert prob.shape == (2, *size) and prob.isfinite().all()
+        assert torch.allclose(prob.sum(0), torch.ones(size), atol=1e-5)
+
+
+@every_kind
+def test_padding_does_not_shift(make_core, kind):
+    """A frame of 40×56, padded by the engine, equals the same frame with that padding in the mean colour."""
+    frames, mask = clip(3, 40, 56)
+    core = make_core(kind)
+    mean = core.network.mean[:, 0, 0]
+    wide = mean.view(1, 3, 1, 1).repeat(3, 1, 48, 64)
+    wide[:, :, 4:44, 4:60] = frames
+    wide_mask = torch.zeros(48, 64, dtype=torch.int64)
+    wide_mask[4:44, 4:60] = mask
+    for small, large in zip(run(core, frames, {0: mask}), run(make_core(kind), wide, {0: wide_mask}), strict=True):
+        assert torch.allclose(small, large[:, 4:44, 4:60], atol=1e-6)
+
+
+@every_kind
+def test_twenty_objects_with_any_ids(make_core, kind):
+    ids = [254, 1, 5, *range(30, 47)]
+    frames, mask = clip(3, 32, 64, ids)
+    core = make_core(kind, mem_every=1, include_last=True)
+    probs = run(core, frames, {0: mask})
+    assert core.object_ids == sorted(ids)
+    assert all(prob.shape == (21, 32, 64) for prob in probs)
+    assert torch.equal(torch.tensor([0, *core.object_ids])[probs[0].argmax(0)], mask)
+
+
+@every_kind
+@pytest.mark.parametrize("include_last", [False, True])
+def test_late_objects(make_core, kind, include_last):
+    """Before the first mask all is background; a later object wins its pixels and does not disturb old memories."""
+    frames, mask = clip(7, 32, 48)
+    late = torch.zeros_like(mask)
+    late[:8, :20] = 9
+    core = make_core(kind, mem_every=2, include_last=include_last)
+    probs = run(core, frames, {1: mask, 4: late})
+    assert core.object_ids == [1, 9]
+    assert [len(prob) for prob in probs] == [1, 2, 2, 2, 3, 3, 3]
+    assert (probs[0] == 1).all()
+    assert (probs[4][2][late == 9] > 0.99).all() and (probs[4][1][late == 9] < 0.01).all()
+    alone = run(make_core(kind, mem_every=2, include_last=include_last), frames[:4], {1: mask})
+    assert all(torch.equal(a, b) for a, b in zip(alone, probs, strict=False))
+
+
+@every_kind
+def test_reannotation(make_core, kind):
+    """A known id that is given again takes exactly the new mask; one that is not given keeps what is left."""
+    frames, mask = clip(5, 32, 48, ids=(3, 4))
+    again = torch.zeros_like(mask)
+    again[10:20, 30:40] = 3
+    core = make_core(kind)
+    probs = run(core, frames, {0: mask, 2: again})
+    assert core.object_ids == [3, 4] and len(probs[2]) == 3
+    assert torch.equal(probs[2][1] > 0.5, again == 3)
+    assert (probs[2][2][again == 3] < 0.01).all()
+    untouched = run(make_core(kind), frames[:3], {0: mask})[2]
+    expected = torch.stack([(again == 3).float(), untouched[2].masked_fill(again > 0, 0)])
+    assert torch.allclose(probs[2], torch.softmax(soft_aggregate(expected[None]), 1)[0], atol=1e-6)
+
+
+@every_kind
+def test_skipped_frames_change_nothing(make_core, kind):
+    """Frames that nobody needs are skipped unless the memory wants them; the others do not notice."""
+    frames, mask = clip(9, 32, 48)
+    every = run(make_core(kind, mem_every=3), frames, {0: mask})
+    core = make_core(kind, mem_every=3)
+    some = [core.step(frame, mask if t == 0 else None, needed=t in (0, 5, 8)) for t, frame in enumerate(frames)]
+    assert [t for t, prob in enumerate(some) if prob is None] == [1, 2, 4, 7]
+    assert all(torch.equal(some[t], every[t]) for t in (5, 8))
+
+
+def test_last_frame_is_never_memorised(make_core, monkeypatch):
+    core = make_core(mem_every=2)
+    encoded = []
+    encode = core.network.encode_value
+    monkeypatch.setattr(core.network, "encode_value", lambda *args: encoded.append(core._time) or encode(*args))
+    frames, mask = clip(5, 32, 32)
+    run(core, frames, {0: mask})
+    assert encoded == [1, 3]  # frames 0 and 2, each when the next frame came; frame 4 would be the third
+
+
+def test_autocast(make_core):
+    frames, mask = clip(4, 48, 64, ids=(1, 2))
+    exact = run(make_core(mem_every=1), frames, {0: mask})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = run(make_core(mem_every=1), frames, {0: mask})
+    assert all(prob.dtype == torch.float32 for prob in half)
+    assert all((a - b).abs().mean() < 0.02 for a, b in zip(exact, half, strict=True))
+
+
+def test_wrong_mask_size_names_both(make_core):
+    frames, mask = clip(1, 32, 32)
+    with pytest.raises(ValueError, match=r"\(32, 31\).*\(32, 32\)"):
+        make_core().step(frames[0], mask[:, :31])

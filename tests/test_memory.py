@@ -1,0 +1,178 @@
+"""Memories: equal to the plain definitions, whatever the shapes, the order and the number of frames."""
+
+import pytest
+import torch
+
+import inference_memory_bank
+from inference_memory_bank import GlobalContextMemory, SpaceTimeMemory
+
+MEMORIES = {
+    "space_time": lambda: SpaceTimeMemory(),
+    "top_k": lambda: SpaceTimeMemory(top_k=7),
+    "bounded": lambda: SpaceTimeMemory(top_k=7, max_frames=3),
+    "context": lambda: GlobalContextMemory(),
+    "context_mean": lambda: GlobalContextMemory(norm="mean"),
+    "context_anchored": lambda: GlobalContextMemory(update="anchored"),
+}
+every_memory = pytest.mark.parametrize("kind", MEMORIES)
+
+
+def frame(batch=1, objects=2, size=(3, 4), key_dim=8, value_dim=5):
+    return torch.randn(batch, key_dim, *size), torch.randn(batch, objects, value_dim, *size)
+
+
+def plain_space_time(frames, query, top_k=None):
+    """The definition, one dense matrix: S(i, j) = (2 kᵢ·qⱼ − ‖kᵢ‖²)/√C, softmax over i, weighted sum of values."""
+    key = torch.cat([k.flatten(2) for k, _ in frames], 2).double()
+    value = torch.cat([v.flatten(3) for _, v in frames], 3).double()
+    q = query.flatten(2).double()
+    similarity = (2 * key.transpose(1, 2) @ q - key.square().sum(1)[:, :, None]) / key.shape[1] ** 0.5
+    if top_k is not None and top_k < similarity.shape[1]:
+        smallest = similarity.topk(top_k, dim=1).values[:, -1:]
+        similarity = similarity.masked_fill(similarity < smallest, -torch.inf)
+    weights = similarity.softmax(1)
+    return torch.einsum("bkcn,bnq->bkcq", value, weights).unflatten(3, query.shape[-2:]).float()
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 7, 1000])
+@pytest.mark.parametrize("batch, objects, frames", [(1, 1, 1), (1, 3, 4), (2, 2, 3)])
+def test_space_time_equals_definition(top_k, batch, objects, frames, monkeypatch):
+    memory, history = SpaceTimeMemory(top_k), [frame(batch, objects) for _ in range(frames)]
+    for key, value in history:
+        memory.add(key, value)
+    query = torch.randn(batch, 8, 3, 4)
+    expected = plain_space_time(history, query, top_k)
+    assert torch.allclose(memory.read(query), expected, atol=1e-5)
+    monkeypatch.setattr(inference_memory_bank, "AFFINITY_BUDGET", 1)  # one query at a time
+    assert torch.allclose(memory.read(query), expected, atol=1e-5)
+
+
+def test_large_similarities_stay_finite():
+    memory = SpaceTimeMemory(top_k=5)
+    key, value = frame()
+    memory.add(100 * key, value)
+    assert memory.read(100 * key).isfinite().all()
+
+
+@every_memory
+def test_empty_memory_says_so(kind):
+    with pytest.raises(RuntimeError, match="memory is empty"):
+        MEMORIES[kind]().read(torch.randn(1, 8, 3, 4))
+
+
+@every_memory
+def test_temporary_entries_leave_no_trace(kind):
+    plain, disturbed, query = MEMORIES[kind](), MEMORIES[kind](), torch.randn(1, 8, 3, 4)
+    for _ in range(5):
+        key, value = frame()
+        plain.add(key, value)
+        before = plain.read(query)
+        disturbed.add(*frame(), temporary=True)
+        disturbed.add(key, value)
+        disturbed.add(*frame(), temporary=True)
+        assert not torch.allclose(disturbed.read(query), before, atol=1e-3)
+    disturbed.add(key, value)
+    plain.add(key, value)
+    assert torch.allclose(disturbed.read(query), plain.read(query), atol=1e-6)
+
+
+@every_memory
+def test_objects_do_not_mix(kind):
+    """An object's readout is the same alone and among 1 to 20 others."""
+    key, value = frame(objects=20)
+    query = torch.randn(1, 8, 3, 4)
+    together = MEMORIES[kind]()
+    together.add(key, value)
+    for objects in (slice(0, 1), slice(4, 9)):
+        alone = MEMORIES[kind]()
+        alone.add(key, value[:, objects])
+        assert torch.allclose(alone.read(query), together.read(query)[:, objects], atol=1e-6)
+
+
+@every_memory
+def test_gradients_reach_keys_and_values(kind):
+    memory = MEMORIES[kind]()
+    inputs = [[part.requires_grad_() for part in frame()] for _ in range(2)]
+    for key, value in inputs:
+        memory.add(key, value)
+    memory.read(torch.randn(1, 8, 3, 4)).square().sum().backward()
+    assert all(part.grad.abs().sum() > 0 for pair in inputs for part in pair)
+
+
+def test_buffers_grow_without_changing_what_they_hold():
+    """Allocated at once, grown, and concatenated under autograd: the same readout."""
+    history, query = [frame() for _ in range(12)], torch.randn(1, 8, 3, 4)
+    memories = [SpaceTimeMemory(5), SpaceTimeMemory(5, reserve=12), SpaceTimeMemory(5)]
+    for key, value in history:
+        with torch.no_grad():
+            memories[0].add(key, value)
+            memories[1].add(key, value)
+        memories[2].add(key, value)
+    first, *others = [memory.read(query) for memory in memories]
+    assert all(torch.allclose(first, other, atol=1e-6) for other in others)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_bounded_memory_keeps_first_and_most_recent(grad):
+    history, query = [frame() for _ in range(9)], torch.randn(1, 8, 3, 4)
+    memory = SpaceTimeMemory(top_k=None, max_frames=4)
+    for count, (key, value) in enumerate(history, 1):
+        with torch.set_grad_enabled(grad):
+            memory.add(key, value)
+        kept = history[:count] if count <= 4 else [history[0], *history[count - 3 : count]]
+        assert torch.allclose(memory.read(query), plain_space_time(kept, query), atol=1e-5)
+        extra = frame()
+        with torch.set_grad_enabled(grad):
+            memory.add(*extra, temporary=True)
+        assert torch.allclose(memory.read(query), plain_space_time([*kept, extra], query), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_global_context_is_attention_over_all_frames(seed):
+    """The paper's equivalence: with norm=mean the read is dot-product attention Q Kᵀ V / (t·n) over all past frames."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    batch, objects, count, size = draw(1, 3), draw(1, 20), draw(1, 9), (draw(1, 7), draw(1, 7))
+    key_dim, value_dim = draw(1, 16), draw(1, 16)
+    history = [frame(batch, objects, size, key_dim, value_dim) for _ in range(count)]
+    query = torch.randn(batch, key_dim, *size)
+    keys = torch.stack([k.flatten(2) for k, _ in history]).double()
+    values = torch.stack([v.flatten(3) for _, v in history]).double()
+    attention = torch.einsum("bcq,tbcn->btqn", query.flatten(2).double(), keys) / (count * size[0] * size[1])
+    expected = torch.einsum("btqn,tbkvn->bkvq", attention, values).unflatten(3, size).float()
+    for order in (range(count), torch.randperm(count, generator=generator).tolist()):
+        memory = GlobalContextMemory(norm="mean")
+        for i in order:
+            memory.add(*history[i])
+        assert torch.allclose(memory.read(query), expected, atol=1e-5 * expected.abs().max().item() + 1e-6)
+
+
+def test_anchored_context_keeps_half_for_the_first_frame():
+    history, query = [frame() for _ in range(4)], torch.randn(1, 8, 3, 4)
+    memory = GlobalContextMemory(norm="mean", update="anchored")
+    for key, value in history:
+        memory.add(key, value)
+    reads = []
+    for key, value in history:
+        alone = GlobalContextMemory(norm="mean")
+        alone.add(key, value)
+        reads.append(alone.read(query))
+    expected = reads[0] / 2 + sum(reads[1:]) / 6
+    assert torch.allclose(memory.read(query), expected, atol=1e-5)
+
+
+@every_memory
+def test_half_precision_values_float32_state(kind):
+    memory, exact = MEMORIES[kind](), MEMORIES[kind]()
+    query = torch.randn(1, 8, 3, 4)
+    for _ in range(4):
+        key, value = frame()
+        memory.add(key.bfloat16(), value.bfloat16())
+        exact.add(key.bfloat16().float(), value.bfloat16().float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        readout = memory.read(query.bfloat16())
+    assert readout.dtype == torch.bfloat16
+    assert torch.allclose(readout.float(), exact.read(query.bfloat16().float()), atol=0.05)
