@@ -187,7 +187,7 @@ class _Results:
         masks = hashlib.sha256()
         for mask in video.masks:
             masks.update(mask.read_bytes())
-        self.made_with = {**settings, "masks": masks.hexdigest()}
+        self.made_with = {**settings, "frames": video.num_frames, "masks": masks.hexdigest()}
 
     def png(self, name: str) -> Path:
         return self.folder / f"{name}.png"

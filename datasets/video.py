@@ -230,9 +230,14 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             late = [i for i in masks if i >= index]
             if late:
                 raise InputError(f"--mask {late[0]}:{masks[late[0]]}: {path} ends with frame {index - 1}")
+            if index < 0.95 * stated:  # FFmpeg ends a file that was cut off without a word; headers may be off by a few
+                raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
             return None
+        image = _rgb(frame)
+        if image.shape[:2] != size:
+            raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
         mask = read_mask(masks[index]) if index in masks else None
-        return _frame(f"{index:05d}", _rgb(frame), mask, True, short_side)
+        return _frame(f"{index:05d}", image, mask, True, short_side)
 
     def jobs() -> Iterator[Job]:
         with av.open(str(path)) as container:

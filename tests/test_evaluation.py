@@ -1,0 +1,504 @@
+"""The eval scripts end to end, on small frames made here, with a tiny network."""
+
+import os
+import subprocess
+import sys
+import time
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import datasets.video
+import eval_davis
+import eval_davis_2016
+import eval_generic
+import evaluation
+from datasets.davis_test import LISTS
+from datasets.video import WORKERS, list_frames
+from evaluation import WRITE_BEHIND
+from inference_core import InferenceCore
+from model.network import Network, NetworkConfig, save_network
+from util.errors import InputError
+from util.image import PALETTE, read_image, read_mask, write_image, write_mask
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.pth"
+    torch.manual_seed(1)
+    config = NetworkConfig.preset("gsfm", backbone="resnet18", key_dim=16, value_dim=32, decoder_dim=16)
+    save_network(path, Network(config))
+    return path
+
+
+@pytest.fixture
+def evaluate(model, tmp_path, capsys):
+    """``evaluate(script, *flags)`` → (exit code, stdout, stderr); results go to tmp_path/out."""
+
+    def call(script, *flags) -> tuple[int, str, str]:
+        flags = [str(flag) for flag in flags]
+        given = [word for word in ("--model", "--output") if word in flags]
+        for word, value in (("--model", model), ("--output", tmp_path / "out")):
+            flags += [] if word in given else [word, str(value)]
+        capsys.readouterr()
+        code = 0
+        try:
+            script.main([*flags, "--device", "cpu"])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def picture(index: int, size: tuple[int, int]) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    image = cv2.resize(rng.integers(0, 255, (5, 5, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.roll(image, index, axis=1)
+
+
+def blocks(size: tuple[int, int], *ids: int) -> np.ndarray:
+    """A mask with one upright bar for each id, background between them."""
+    mask = np.zeros(size, np.uint8)
+    width = size[1] // (2 * len(ids)) or 1
+    for i, object_id in enumerate(ids):
+        mask[size[0] // 4 : -(-size[0] * 3 // 4), 2 * i * width : (2 * i + 1) * width] = object_id
+    return mask
+
+
+def add_video(images: Path, annotations: Path, masks: dict[int, np.ndarray], frames=6, binary=False, name="{:05d}"):
+    size = next(iter(masks.values())).shape
+    for i in range(frames):
+        write_image(images / f"{name.format(i)}.jpg", picture(i, size))
+    for i, mask in masks.items():
+        write_mask(annotations / f"{name.format(i)}.png", mask, binary)
+
+
+def own_data(root: Path, videos: dict[str, dict[int, np.ndarray]], **options) -> Path:
+    for name, masks in videos.items():
+        add_video(root / "JPEGImages" / name, root / "Annotations" / name, masks, **options)
+    return root
+
+
+def check_files(folder: Path, names: list[str], size: tuple[int, int], ids: set[int], mode: str = "P") -> None:
+    assert sorted(p.name for p in folder.iterdir()) == [f"{name}.png" for name in names]
+    found = set()
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == (mode, size[::-1])
+            assert mode == "L" or image.getpalette() == PALETTE.ravel().tolist()
+            found |= set(np.unique(np.asarray(image)).tolist())
+    assert found == {0} | ids
+
+
+def names(count: int) -> list[str]:
+    return [f"{i:05d}" for i in range(count)]
+
+
+def test_davis_lists_are_the_official_ones():
+    listed = {path.stem: path.read_text().split() for path in LISTS.iterdir()}
+    assert {name: len(set(videos)) for name, videos in listed.items()} == {
+        "davis2016_train": 30, "davis2016_val": 20, "davis2017_train": 60, "davis2017_val": 30, "davis2017_test-dev": 30
+    }  # fmt: skip
+    assert len(set(sum(listed.values(), []))) == 60 + 30 + 30
+    assert set(listed["davis2016_train"]) < set(listed["davis2017_train"])
+    assert set(listed["davis2016_val"]) < set(listed["davis2017_val"])
+
+
+def test_davis_2017_gives_only_the_first_mask_and_needs_no_list(tmp_path, evaluate):
+    base = tmp_path / "trainval"
+    first = blocks((40, 56), 1, 5, 254)
+    for video in ("blackswan", "camel"):
+        masks = {0: first, 3: blocks((40, 56), 9)}
+        add_video(base / "JPEGImages/480p" / video, base / "Annotations/480p" / video, masks)
+    flags = ["--davis_path", tmp_path, "--videos", "camel,blackswan"]
+    assert evaluate(eval_davis, *flags)[0] == 0
+    for video in ("blackswan", "camel"):
+        check_files(tmp_path / "out" / video, names(6), (40, 56), {1, 5, 254})
+        np.testing.assert_array_equal(read_mask(tmp_path / "out" / video / "00000.png"), first)
+    code, _, error = evaluate(eval_davis, "--davis_path", tmp_path)
+    assert code == 2 and "480p/bike-packing: no such folder" in error
+    code, _, error = evaluate(eval_davis, "--davis_path", tmp_path, "--videos", "camle")
+    assert code == 2 and "has no video camle" in error
+
+
+def test_davis_2016_is_binary_and_an_imagesets_folder_wins(tmp_path, evaluate):
+    add_video(
+        tmp_path / "JPEGImages/480p/mine", tmp_path / "Annotations/480p/mine", {0: blocks((33, 47), 1)}, binary=True
+    )
+    (tmp_path / "ImageSets/2016").mkdir(parents=True)
+    (tmp_path / "ImageSets/2016/train.txt").write_text("mine\n")
+    assert evaluate(eval_davis_2016, "--davis_path", tmp_path, "--split", "train")[0] == 0
+    check_files(tmp_path / "out/mine", names(6), (33, 47), {255}, mode="L")
+    np.testing.assert_array_equal(read_mask(tmp_path / "out/mine/00000.png"), blocks((33, 47), 255))
+
+
+@pytest.mark.parametrize("size", [(61, 83), (64, 48), (50, 1), (1, 1)])
+@pytest.mark.parametrize("flags", [["--size", "24"], ["--amp", "--include_last", "--mem_every", "1"]])
+def test_own_folder_any_size_late_objects_and_all_masks(tmp_path, evaluate, size, flags):
+    """Objects enter at frames 1 and 3; before the first mask there is nothing but background."""
+    early, late = blocks(size, 5), blocks(size, 5, 254)
+    late[late == 5] = 0
+    data = own_data(tmp_path / "data", {"a b": {1: early, 3: late}}, name="frame {}", frames=12)
+    code, out, error = evaluate(eval_generic, "--data_path", data, *flags)
+    assert code == 0, error
+    assert ("bfloat16" if "--amp" in flags else "float32") in out
+    result = {i: read_mask(tmp_path / "out/a b" / f"frame {i}.png") for i in range(12)}
+    assert len(list((tmp_path / "out/a b").iterdir())) == 12
+    assert {mask.shape for mask in result.values()} == {size}
+    assert not result[0].any()
+    assert set(np.unique(np.concatenate(list(result.values())))) <= {0, 5, 254}
+    assert not any((result[i] == 254).any() for i in (1, 2))
+    if "--size" not in flags:  # at its own size, a frame's given mask comes back as it was
+        np.testing.assert_array_equal(result[1], early)
+        np.testing.assert_array_equal(result[3][late > 0], late[late > 0])
+
+
+def test_frames_are_ordered_by_number(tmp_path):
+    for name in ("10.jpg", "9.png", "1.jpg", ".9.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in list_frames(tmp_path)] == ["1.jpg", "9.png", "10.jpg"]
+
+
+def test_label_map_is_the_argmax_of_the_resized_probabilities():
+    prob = torch.rand(4, 30, 41).softmax(0)
+    for size in ((30, 41), (75, 100), (20, 33)):
+        resized = F.interpolate(prob[None], size, mode="bilinear", align_corners=False)[0]
+        expected = torch.tensor([0, 7, 254, 3])[resized.argmax(0)]
+        assert torch.equal(evaluation.label_map(prob, size, [7, 254, 3]).long(), expected)
+
+
+def test_finished_videos_are_skipped_until_asked_otherwise(tmp_path, evaluate):
+    mask = blocks((32, 48), 1)
+    data = own_data(tmp_path / "data", {"a": {0: mask}, "b": {0: mask}})
+    folder = tmp_path / "out"
+    run = ["--data_path", data]
+    assert evaluate(eval_generic, *run)[0] == 0
+
+    def stamps(video):
+        return {p.name: p.stat().st_mtime_ns for p in (folder / video).iterdir()}
+
+    before = stamps("a"), stamps("b")
+    (folder / "b/00003.png").unlink()
+    code, out, _ = evaluate(eval_generic, *run)
+    assert code == 0 and "1 were finished before" in out
+    assert stamps("a") == before[0]
+    assert len(stamps("b")) == 6 and stamps("b")["00000.png"] > before[1]["00000.png"]
+
+    code, _, error = evaluate(eval_generic, *run, "--top", "7")
+    assert code == 2 and f"{folder / 'a'}: holds finished results of a run with different top" in error
+    assert stamps("a") == before[0]
+    write_mask(data / "Annotations/a/00000.png", blocks((32, 48), 2))
+    code, _, error = evaluate(eval_generic, *run)
+    assert code == 2 and "different masks" in error
+
+    (data / "JPEGImages/a/00005.jpg").unlink()
+    assert evaluate(eval_generic, *run, "--overwrite", "--videos", "a")[0] == 0
+    assert sorted(stamps("a")) == [f"{name}.png" for name in names(5)]  # the former sixth is gone
+    assert read_mask(folder / "a/00000.png").max() == 2
+
+
+def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate, monkeypatch):
+    mask = blocks((32, 48), 1)
+    data = own_data(tmp_path / "data", {"a": {0: mask}, "b": {0: mask}})
+    step, calls = InferenceCore.step, []
+
+    def killed(self, *args):
+        calls.append(1)
+        if len(calls) == 6 + 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(InferenceCore, "step", killed)
+        evaluate(eval_generic, "--data_path", data)
+    (tmp_path / "out/b/00002.png").write_bytes(b"of the killed run")
+    code, out, _ = evaluate(eval_generic, "--data_path", data)
+    assert code == 0 and "1 videos done, 1 were finished before" in out
+    check_files(tmp_path / "out/b", names(6), (32, 48), {1})
+
+
+def soft_mask(data: Path) -> Path:
+    path = data / "Annotations/a/00000.png"
+    Image.fromarray(cv2.GaussianBlur(blocks((32, 48), 255), (5, 5), 2)).save(path)
+    return path
+
+
+def photo_as_mask(data: Path) -> Path:
+    path = data / "Annotations/a/00000.png"
+    Image.fromarray(picture(0, (32, 48))).save(path)
+    return path
+
+
+def other_size(data: Path) -> Path:
+    path = data / "Annotations/a/00000.png"
+    write_mask(path, blocks((32, 47), 1))
+    return path
+
+
+def empty_mask(data: Path) -> Path:
+    path = data / "Annotations/a/00000.png"
+    write_mask(path, np.zeros((32, 48), np.uint8))
+    return path
+
+
+def no_mask(data: Path) -> Path:
+    (data / "Annotations/a/00000.png").unlink()
+    return data / "Annotations/a"
+
+
+def mask_without_frame(data: Path) -> Path:
+    write_mask(data / "Annotations/a/frame7.png", blocks((32, 48), 1))
+    return data / "Annotations/a/frame7.png"
+
+
+def truncated_jpeg(data: Path) -> Path:
+    path = data / "JPEGImages/a/00000.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def no_frames(data: Path) -> Path:
+    for path in (data / "JPEGImages/a").iterdir():
+        path.unlink()
+    return data / "JPEGImages/a"
+
+
+def no_folder(data: Path) -> Path:
+    (data / "JPEGImages").rename(data / "Images")
+    return data / "JPEGImages"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (soft_mask, "different ids found"),
+        (photo_as_mask, "RGB image; expected a mask"),
+        (other_size, "47×32 pixels, but its frame 00000.jpg is 48×32"),
+        (empty_mask, "expected ids from 1 to 254"),
+        (no_mask, "no mask for video a"),
+        (mask_without_frame, "no frame frame7"),
+        (truncated_jpeg, "truncated"),
+        (no_frames, "holds no frames"),
+        (no_folder, "no such folder"),
+    ],
+)
+def test_bad_data_is_one_line_before_any_frame(tmp_path, evaluate, spoil, says):
+    data = own_data(tmp_path / "data", {"0": {0: blocks((32, 48), 1)}, "a": {0: blocks((32, 48), 1)}})
+    path = spoil(data)
+    code, _, error = evaluate(eval_generic, "--data_path", data)
+    assert code == 2
+    assert error.startswith(f"error: {path}: ") and says in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_checkpoint_and_output_are_one_line_before_any_frame(tmp_path, evaluate, monkeypatch):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}})
+    text = tmp_path / "text.pth"
+    text.write_text("not a checkpoint")
+    monkeypatch.setattr(InferenceCore, "step", lambda *_: pytest.fail("a frame was processed"))
+    for flags, named in (
+        (["--model", text], text),
+        (["--model", tmp_path / "missing.pth"], tmp_path / "missing.pth"),
+        (["--output", text], text),
+        (["--output", text / "below"], text / "below"),
+        (["--output", data / "JPEGImages"], data / "JPEGImages/a"),
+        (["--output", data / "Annotations"], data / "Annotations/a"),
+    ):
+        code, _, error = evaluate(eval_generic, "--data_path", data, *flags)
+        assert (code, error.count("\n")) == (2, 1) and f"{named}: " in error
+    assert len(list((data / "Annotations/a").iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "other size"])
+def test_a_corrupt_frame_fails_its_video_only(tmp_path, evaluate, damage):
+    data = own_data(tmp_path / "data", {name: {0: blocks((32, 48), 1)} for name in "abc"})
+    frame = data / "JPEGImages/b/00003.jpg"
+    good = frame.read_bytes()
+    frame.write_bytes(good[: len(good) // 2] if damage == "truncated" else b"")
+    if damage == "other size":
+        write_image(frame, picture(3, (32, 47)))
+    code, out, error = evaluate(eval_generic, "--data_path", data)
+    assert code == 1
+    assert str(frame) in error and error.count("\n") == 1
+    assert "2 videos done, 1 failed: b" in out
+    for video in "ac":
+        check_files(tmp_path / "out" / video, names(6), (32, 48), {1})
+    code, _, error = evaluate(eval_generic, "--data_path", data, "--videos", "b")
+    assert code == 2 and str(frame) in error  # nothing at all came of this run
+    frame.write_bytes(good)
+    code, out, _ = evaluate(eval_generic, "--data_path", data)
+    assert code == 0 and "1 videos done, 2 were finished before" in out
+    check_files(tmp_path / "out/b", names(6), (32, 48), {1})
+
+
+def test_a_full_disk_is_reported_although_it_strikes_behind_the_loop(tmp_path, evaluate, monkeypatch):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}, "b": {0: blocks((32, 48), 1)}})
+
+    def write(path, ids, binary):
+        if path.parent.name == "a" and path.stem == "00005":  # the last one, when the loop is over
+            raise InputError(f"{path}: cannot be written (No space left on device)")
+        write_mask(path, ids, binary)
+
+    monkeypatch.setattr(evaluation, "write_mask", write)
+    code, out, error = evaluate(eval_generic, "--data_path", data)
+    assert code == 1 and "a/00005.png: cannot be written (No space left" in error
+    assert "1 videos done, 1 failed: a" in out
+
+
+@pytest.mark.parametrize("slow", ["engine", "writer"])
+def test_only_a_few_frames_exist_at_a_time(tmp_path, evaluate, monkeypatch, slow):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((16, 16), 1)}}, frames=90)
+    alive, most = weakref.WeakSet(), []
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+
+    def read(path):
+        pixels = read_image(path).view(Pixels)
+        alive.add(pixels)
+        most.append(len(alive))
+        return pixels
+
+    @contextmanager
+    def draws(*_):
+        yield lambda *_: time.sleep(0.02 if slow == "writer" else 0)
+
+    step = InferenceCore.step
+    monkeypatch.setattr(datasets.video, "read_image", read)
+    monkeypatch.setattr(evaluation, "overlay_writer", draws)
+    monkeypatch.setattr(InferenceCore, "step", lambda *args: time.sleep(0.02 * (slow == "engine")) or step(*args))
+    assert evaluate(eval_generic, "--data_path", data, "--overlay", "--mem_every", "1000")[0] == 0
+    assert len(most) == 90 + 1
+    assert max(most) <= 2 * WORKERS + 4 + (WRITE_BEHIND + 2 if slow == "writer" else 0)
+
+
+def write_video(path: Path, frames: int, size: tuple[int, int], **options) -> Path:
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for i in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i, size), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path) -> tuple[Path, Path, Path]:
+    """A video of 11 frames, a mask for its first frame, and one of another object for a later one."""
+    first, later = tmp_path / "first.png", tmp_path / "later.png"
+    write_mask(first, blocks((48, 64), 1))
+    write_mask(later, np.flip(blocks((48, 64), 254), axis=1))
+    return write_video(tmp_path / "my clip.mp4", 11, (48, 64)), first, later
+
+
+def test_video_file_with_masks_and_overlay(tmp_path, evaluate, clip):
+    video, first, later = clip
+    flags = ["--video", video, "--mask", first, f"7:{later}", "--overlay"]
+    code, _, error = evaluate(eval_generic, *flags)
+    assert code == 0, error
+    out = tmp_path / "out"
+    check_files(out / "my clip", names(11), (48, 64), {1, 254})
+    results = [read_mask(out / "my clip" / f"{name}.png") for name in names(11)]
+    assert not any((mask == 254).any() for mask in results[:7])
+    np.testing.assert_array_equal(results[7][read_mask(later) > 0], 254)
+
+    with av.open(str(out / "overlay/my clip.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
+        drawn = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(drawn) == 11 and drawn[0].shape == (48, 64, 3)
+    inside = cv2.erode((results[0] == 1).astype(np.uint8), np.ones((5, 5))) > 0
+    tinted = picture(0, (48, 64))[inside] / 2 + PALETTE[1] / 2
+    assert abs(drawn[0][inside] - tinted).mean() < 12
+    outside = results[0] == 0
+    assert abs(drawn[0][outside].astype(int) - picture(0, (48, 64))[outside]).mean() < 12
+    assert read_image(out / "overlay/my clip.png").shape == (2 * (48 + 16), 4 * (80 + 4), 3)
+
+    code, text, _ = evaluate(eval_generic, *flags)
+    assert code == 0 and "1 were finished before" in text
+    (out / "my clip/00010.png").unlink()
+    assert "1 videos done" in evaluate(eval_generic, *flags)[1]
+
+
+@pytest.mark.parametrize("size", [(33, 1), (31, 45)])
+def test_overlay_of_odd_sizes_at_the_videos_own_size(tmp_path, evaluate, size):
+    data = own_data(tmp_path / "data", {"a": {0: blocks(size, 1)}}, frames=3)
+    code, _, error = evaluate(eval_generic, "--data_path", data, "--overlay", "--size", "16")
+    assert code == 0, error
+    with av.open(str(tmp_path / "out/overlay/a.mp4")) as container:
+        shapes = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
+    assert shapes == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 3
+
+
+def test_phone_videos_are_turned_upright(tmp_path, evaluate):
+    video = write_video(tmp_path / "phone.mp4", 4, (48, 64))
+    data = video.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40  # the display matrix of the track header
+    turned = b"".join(value.to_bytes(4, "big", signed=True) for value in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
+    video.write_bytes(data[:at] + turned + data[at + 36 :])
+    frame = next(iter(datasets.video.file_video(video, {0: mask_for(tmp_path, (64, 48))}, 480)))
+    assert abs(frame.image.astype(int) - np.rot90(picture(0, (48, 64)), -1)).mean() < 12
+
+
+def mask_for(folder: Path, size: tuple[int, int]) -> Path:
+    write_mask(folder / "m.png", blocks(size, 1))
+    return folder / "m.png"
+
+
+def test_a_video_file_that_was_cut_off_is_not_finished(tmp_path, evaluate):
+    whole = write_video(tmp_path / "whole.mp4", 40, (48, 64), movflags="faststart")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    flags = ["--video", cut, "--mask", mask_for(tmp_path, (48, 64)), "--size", "16"]
+    for _ in range(2):
+        code, _, error = evaluate(eval_generic, *flags)
+        assert code == 2 and "of 40 frames; expected a complete file" in error
+
+
+def test_bad_video_input_is_one_line(tmp_path, evaluate, clip):
+    video, first, later = clip
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:200])
+    for path, masks, says in (
+        (tmp_path / "gone.mp4", [first], "gone.mp4: no such file"),
+        (text, [first], "text.mp4: cannot be opened as a video"),
+        (cut, [first], "cut.mp4: cannot be opened as a video"),
+        (video, [tmp_path / "gone.png"], "gone.png: no such file"),
+        (video, [first, later], "already has the mask"),
+        (video, [first, f"11:{later}"], f"11:{later}: {video} ends with frame 10"),
+        (video, [mask_for(tmp_path, (48, 63))], "m.png: the mask is 63×48 pixels, but its frame 0 is 64×48"),
+    ):
+        code, _, error = evaluate(eval_generic, "--video", path, "--mask", *masks)
+        assert (code, error.count("\n")) == (2, 1) and says in error
+    for flags in (["--video", video], ["--data_path", tmp_path, "--mask", first], ["--top", "0"], []):
+        assert evaluate(eval_generic, *flags)[0] == 2
+
+
+def test_processes_share_the_videos_and_a_failure_in_one_does_not_stop_the_other(tmp_path, model):
+    lengths = {"a": 9, "b": 4, "c": 3, "d": 2}
+    for video, frames in lengths.items():
+        own_data(tmp_path / "data", {video: {0: blocks((32, 48), 1)}}, frames=frames)
+    (tmp_path / "data/JPEGImages/d/00001.jpg").write_bytes(b"")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval_generic.py"]
+    flags = ["--model", model, "--data_path", tmp_path / "data", "--output", tmp_path / "out", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *map(str, flags)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "3 videos done, 1 failed: d" in done.stdout and "16 frames at" in done.stdout
+    assert "d/00001.jpg" in done.stderr
+    assert "a: 9 frames" in done.stdout and "(0 to go)" in done.stdout  # nine frames are one process's whole share
+    for video in "abc":
+        check_files(tmp_path / "out" / video, names(lengths[video]), (32, 48), {1})
