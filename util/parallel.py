@@ -1,8 +1,8 @@
 """One function over many items, in threads, with a progress bar.
 
-Threads rather than processes: decoding, resizing and comparing images all happen in C code that lets go
-of the interpreter, so threads are as fast (measured on the scores), start at once, and are safe after
-CUDA or OpenMP have been used in the same program.
+Threads rather than processes: decoding, resizing and comparing images happen in C code that lets go of the
+interpreter, so threads are as fast (measured on the scores), start at once, and are safe after CUDA or OpenMP have been
+used in the same program.
 """
 
 import os
@@ -29,19 +29,19 @@ def parallel_map(
 ) -> list[Result]:
     """``[function(item) for item in items]`` on ``workers`` threads (None: one for each core).
 
-    The first exception is raised at once and the items not yet begun are dropped. ``label`` stands in
-    front of the progress bar (on stderr).
+    The first exception is raised at once and the items not yet begun are dropped. ``label`` stands in front of the
+    progress bar, which only a terminal gets to see.
     """
     items = list(items)
     pool = ThreadPoolExecutor(workers or cpu_count())
-    bar = progressbar.ProgressBar(
-        max_value=len(items),
-        prefix=f"{label}: ",
-        fd=sys.stderr,
-        # A log file gets a line now and then instead of one for every redraw.
-        min_poll_interval=0.1 if sys.stderr.isatty() else 15,
-    )
+    bar = progressbar.ProgressBar if sys.stderr.isatty() else progressbar.NullBar  # a bar is nothing for a log file
+    bar = bar(max_value=len(items), prefix=f"{label}: ")
     try:
-        return list(bar(pool.map(function, items)))
+        results = []
+        with bar:
+            for result in pool.map(function, items):
+                results.append(result)
+                bar.increment()
+        return results
     finally:
         pool.shutdown(cancel_futures=True)
