@@ -184,10 +184,12 @@ def build_dataset(
         dataset = (StaticImages if stage == 0 else VideoClips)(images, masks, **shape)
         parts.append((str(images), dataset, repeat))
     if not parts:
-        raise InputError(f"no training data for stage {stage}: not found: {', '.join(missing)} (see data/README.md)")
+        raise InputError(
+            f"no training data for stage {stage}: there is no {' and no '.join(missing)} (see data/README.md)"
+        )
     mixture = Mixture(parts)
     if missing:
-        logging.warning("not found: %s; training on %s", ", ".join(missing), mixture)
+        logging.warning("there is no %s; training on %s", " and no ".join(missing), mixture)
     else:
         logging.info("training on %s", mixture)
     return mixture
@@ -211,12 +213,13 @@ def _static_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
     repeats = {name.lower(): repeat for name, repeat in STATIC_SETS.items()}
     parts = [(f.name, StaticImages(f, **shape), repeats.get(f.name.lower(), 1)) for f in folders]
     present = {folder.name.lower() for folder in folders}
-    return parts, [f"{root}/{name}" for name in STATIC_SETS if name.lower() not in present]
+    lacking = ", ".join(name for name in STATIC_SETS if name.lower() not in present)
+    return parts, [f"{lacking} in {root}"] if lacking else []
 
 
 def _bl_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
     if not root or not root.is_dir():
-        return [], [f"BL30K ({root})"]
+        return [], [f"BL30K in {root}"]
     options = {"min_area": 0.25, "last_drop": 0.8, "large_objects": True}
     return [("BL30K", VideoClips(root / "JPEGImages", root / "Annotations", **options, **shape), 1)], []
 
@@ -229,13 +232,13 @@ def _davis_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
             names = davis_names(base, year, "train")
             dataset = VideoClips(images, base / "Annotations" / "480p", _present(names, images), **shape)
             return [(f"DAVIS {year}", dataset, DAVIS_REPEAT)], []
-    return [], [f"DAVIS ({root})"]
+    return [], [f"DAVIS in {root}"]
 
 
 def _youtube_parts(root: Path | None, names: Path | None, shape: dict) -> tuple[list, list[str]]:
     images = root / "train_480p" / "JPEGImages" if root else None
     if not images or not images.is_dir():
-        return [], [f"YouTube-VOS ({root})"]
+        return [], [f"YouTube-VOS in {root}"]
     if names and not names.is_file():
         raise InputError(f"{names}: no such file; expected the names of videos, one per line")
     videos = _present(names.read_text().split(), images) if names else None

@@ -55,4 +55,4 @@ def random_spline(rng: np.random.Generator, size: int, points: int = 12, sigma: 
     """
     source = np.column_stack([rng.choice(size, points, replace=False) for _ in "xy"]) / size
     target = source + rng.normal(scale=sigma, size=source.shape)
-    return tps_grid(tps_theta(source, target), target, size, size) * np.float32(size)
+    return tps_grid(tps_theta(source, target), target, size, size) * np.float32(size - 1)
