@@ -73,16 +73,21 @@ class NetworkConfig:
     @classmethod
     def preset(cls, name: str, **overrides) -> NetworkConfig:
         """``gsfm``, ``stcn`` or ``gc``, with any field overridden. Raises `InputError` for another name."""
-        if name not in PRESETS:
-            raise InputError(f"model {name!r}: expected one of {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **overrides})
+        return cls(**(preset_settings(name) | overrides))
 
 
 PRESETS = {
-    "gsfm": {},
-    "stcn": {"lfm": False, "hfm": False},
+    "gsfm": {"lfm": True, "hfm": True, "memory": "space_time", "key_dim": 64},
+    "stcn": {"lfm": False, "hfm": False, "memory": "space_time", "key_dim": 64},
     "gc": {"lfm": False, "hfm": False, "memory": "global_context", "key_dim": 128},
 }
+
+
+def preset_settings(name: str) -> dict[str, object]:
+    """The `NetworkConfig` fields that make a preset. Raises `InputError` for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"model {name!r}: expected one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])
 
 
 class FrameFeatures(NamedTuple):

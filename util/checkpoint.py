@@ -103,16 +103,19 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
 
 
 def write_network_file(
-    path: Path, settings: dict[str, Any], state: dict[str, torch.Tensor], half: bool = False
+    path: Path, settings: dict[str, Any], state: dict[str, torch.Tensor], *, half: bool = False, **more: Any
 ) -> None:
-    """Write an own file, atomically; ``half`` stores weights as fp16 (batch-norm statistics stay float32)."""
+    """Write an own file, atomically; ``half`` stores weights as fp16 (batch-norm statistics stay float32).
+
+    ``more`` entries go beside the network, such as ``train`` with what resuming needs.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         state = {
             name: value.half() if value.is_floating_point() and "running_" not in name else value
             for name, value in state.items()
         }
-    write_torch_file(path, {"format": FORMAT, "config": settings, "network": state})
+    write_torch_file(path, {"format": FORMAT, "config": settings, "network": state, **more})
 
 
 def extend_input_channels(weight: torch.Tensor, channels: int, start: str) -> torch.Tensor:
