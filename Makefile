@@ -19,8 +19,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 
 setup: $(VENV)/.runtime  ## make .venv with what running needs
 
-demo: setup  ## segment a generated clip; writes output/demo
-	$(BIN)/python scripts/demo.py
+demo: setup  ## segment a generated clip, or make demo VIDEO=clip.mp4 MASK=first.png; writes output/demo
+	$(BIN)/python scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask $(MASK))
 
 test: $(VENV)/.dev lint  ## ruff, then every test
 	$(BIN)/python -m pytest

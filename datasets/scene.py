@@ -25,6 +25,7 @@ from datasets.sprites import (
     box,
     draw_polygon,
     draw_wave,
+    fork,
     fractal,
     limb,
     paint,
@@ -76,7 +77,7 @@ class Scene:
     """A procedural video.
 
     Args:
-        seed: an integer, or several, that everything is drawn from.
+        seed: an integer, or several, that everything is drawn from; the same figures and ways at any size.
         num_frames: length on which late entries and leaves are spread; frames beyond it can be drawn, too.
         size: (H, W) in pixels.
         num_objects: 1 to 20 annotated objects with the ids 1..num_objects.
@@ -108,7 +109,7 @@ class Scene:
         margin = (height // 8, width // 6)
         self._canvas = _backdrop(rng, height + 2 * margin[0], width + 2 * margin[1], self._light)
         grain = int(rng.integers(0, 5))
-        self._grain = grain, rng.integers(0, 2 * grain + 1, (height + 31, width + 31, 3), dtype=np.uint8)
+        self._grain = grain, fork(rng).integers(0, 2 * grain + 1, (height + 31, width + 31, 3), dtype=np.uint8)
         self._actors = self._cast(rng, num_frames, num_objects, late, leaving)
 
     @staticmethod
@@ -417,7 +418,7 @@ def _backdrop(rng: np.random.Generator, height: int, width: int, light: float) -
         lay(Style.draw(rng, hue + rng.uniform(-0.2, 0.2)), polygon(floor))
     else:  # patches
         for _ in range(rng.integers(1, 3)):
-            blotches = fractal(rng, height, width, 0.6 * unit, octaves=2)
+            blotches = fractal(fork(rng), height, width, 0.6 * unit, octaves=2)
             steep = np.clip((np.arange(256) - rng.uniform(110, 160)) * 12, 0, 255).astype(np.uint8)
             lay(Style.draw(rng), cv2.LUT(blotches, steep))
     unused = np.zeros((height, width), np.uint8)

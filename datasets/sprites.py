@@ -36,6 +36,11 @@ def draw_wave(rng: np.random.Generator, offset: float, amplitude: float, periods
     return Wave(offset, [slow, fast])
 
 
+def fork(rng: np.random.Generator) -> np.random.Generator:
+    """A generator for as many numbers as the size asks for, so that what ``rng`` draws next is the same at any size."""
+    return np.random.default_rng(rng.integers(2**63))
+
+
 # --- Textures
 
 
@@ -120,7 +125,8 @@ class Style:
         )
 
     def paint(self, rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-        """height×width×3 uint8, with `unit` pixels per object unit."""
+        """height×width×3 uint8, with `unit` pixels per object unit. Takes one number from ``rng``, at any size."""
+        rng = fork(rng)
         cell = max(self.cell * unit, 3.0)
         y, x = np.ogrid[:height, :width]
         y, x = y.astype(np.float32) / np.float32(cell), x.astype(np.float32) / np.float32(cell)

@@ -25,15 +25,16 @@ layouts (DIR is --output, SPLIT is --split; the name of a VIDEO holds its seed):
   davis2017  DIR/trainval/{JPEGImages,Annotations}/480p/VIDEO and DIR/trainval/ImageSets/2017/SPLIT.txt: masks of all
              frames with the ids 1, 2, …; every object is there from the first frame on
   davis2016  DIR/{JPEGImages,Annotations}/480p/VIDEO and DIR/ImageSets/2016/SPLIT.txt: the same as one 0/255 mask
-  youtube    DIR/all_frames/SPLIT_all_frames/JPEGImages/VIDEO, and in DIR/SPLIT: every fifth frame (JPEGImages), masks
-             of new objects where they first appear (Annotations), meta.json, and masks of all frames (GroundTruth)
+  youtube    DIR/all_frames/SPLIT_all_frames/{JPEGImages,GroundTruth}/VIDEO, and DIR/SPLIT: the same of every fifth
+             frame, Annotations (new objects where they first appear) and meta.json
   generic    DIR/JPEGImages/VIDEO, DIR/Annotations/VIDEO (new objects where they first appear), DIR/GroundTruth/VIDEO
 
 examples:
   # ten videos of four objects, two of which come in later, where eval_youtube.py looks for its data
   python scripts/make_synthetic.py --layout youtube --output data/YouTube --num_objects 4 --late 2
-  # the picture in the README
-  python scripts/make_synthetic.py --contact_sheet docs/images/demo.jpg --seed 5 --size 240x426 --late 1
+  # the picture in the README: the clip of the demo, and its true masks
+  python scripts/make_synthetic.py --contact_sheet docs/images/demo.jpg --size 216x384 --num_frames 28 --late 1 \\
+      --seed 34
 """
 
 YOUTUBE_STEP = 5  # every fifth frame of a YouTube-VOS video is annotated
@@ -77,18 +78,18 @@ def write_generic(root: Path, name: str, frames: Annotated) -> None:
 
 
 def write_youtube(root: Path, split: str, name: str, frames: Annotated) -> dict:
-    """A video as YouTube-VOS has it, and the masks of all frames in GroundTruth. Returns its entry of meta.json."""
+    """A video as YouTube-VOS has it, and the true masks in GroundTruth folders. Returns its entry of meta.json."""
+    all_frames, sparse = root / f"all_frames/{split}_all_frames", root / split
     first, annotated = {}, []
     for t, image, ids, new in frames:
-        file = f"{name}/{t:05d}"
-        write_image(root / f"all_frames/{split}_all_frames/JPEGImages" / f"{file}.jpg", image)
-        write_mask(root / split / "GroundTruth" / f"{file}.png", ids)
-        if new.any():
-            write_mask(root / split / "Annotations" / f"{file}.png", new)
-            first |= dict.fromkeys(np.unique(new[new > 0]).tolist(), t)
         if t % YOUTUBE_STEP == 0:
-            write_image(root / split / "JPEGImages" / f"{file}.jpg", image)
             annotated.append(t)
+        for folder in (all_frames, sparse) if t in annotated else (all_frames,):
+            write_image(folder / "JPEGImages" / name / f"{t:05d}.jpg", image)
+            write_mask(folder / "GroundTruth" / name / f"{t:05d}.png", ids)
+        if new.any():
+            write_mask(sparse / "Annotations" / name / f"{t:05d}.png", new)
+            first |= dict.fromkeys(np.unique(new[new > 0]).tolist(), t)
     return {
         "objects": {
             str(i): {"category": "figure", "frames": [f"{t:05d}" for t in annotated if t >= start]}
@@ -97,7 +98,7 @@ def write_youtube(root: Path, split: str, name: str, frames: Annotated) -> dict:
     }
 
 
-def contact_sheet(scene: Scene, num_frames: int, columns: int = 4) -> np.ndarray:
+def contact_sheet(scene: Scene, num_frames: int, columns: int = 3) -> np.ndarray:
     """Evenly spaced frames above the same frames with the true masks drawn in: 2H×(columns·W)×3 uint8."""
     rendered = [scene.render(round(i * (num_frames - 1) / (columns - 1))) for i in range(columns)]
     plain = np.hstack([image for image, _ in rendered])
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         elif args.layout != "generic":
             year = args.layout[len("davis") :]
             _write_text(davis_root / "ImageSets" / year / f"{args.split}.txt", "\n".join(names) + "\n")
-        print(f"{args.num_videos} videos of {args.num_frames} frames: {args.output}")
+        print(f"{args.num_videos} video{'s' * (args.num_videos > 1)} of {args.num_frames} frames: {args.output}")
     if args.contact_sheet:
         write_image(args.contact_sheet, contact_sheet(scene(args.seed), args.num_frames))
         print(f"frames, and below them the generated truth: {args.contact_sheet}")
