@@ -214,12 +214,12 @@ def _static_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
     parts = [(f.name, StaticImages(f, **shape), repeats.get(f.name.lower(), 1)) for f in folders]
     present = {folder.name.lower() for folder in folders}
     lacking = ", ".join(name for name in STATIC_SETS if name.lower() not in present)
-    return parts, [f"{lacking} in {root}"] if lacking else []
+    return parts, [f"{lacking} in {root or '(no folder given)'}"] if lacking else []
 
 
 def _bl_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
     if not root or not root.is_dir():
-        return [], [f"BL30K in {root}"]
+        return [], [f"BL30K in {root or '(no folder given)'}"]
     options = {"min_area": 0.25, "last_drop": 0.8, "large_objects": True}
     return [("BL30K", VideoClips(root / "JPEGImages", root / "Annotations", **options, **shape), 1)], []
 
@@ -232,13 +232,13 @@ def _davis_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
             names = davis_names(base, year, "train")
             dataset = VideoClips(images, base / "Annotations" / "480p", _present(names, images), **shape)
             return [(f"DAVIS {year}", dataset, DAVIS_REPEAT)], []
-    return [], [f"DAVIS in {root}"]
+    return [], [f"DAVIS in {root or '(no folder given)'}"]
 
 
 def _youtube_parts(root: Path | None, names: Path | None, shape: dict) -> tuple[list, list[str]]:
     images = root / "train_480p" / "JPEGImages" if root else None
     if not images or not images.is_dir():
-        return [], [f"YouTube-VOS in {root}"]
+        return [], [f"YouTube-VOS in {root or '(no folder given)'}"]
     if names and not names.is_file():
         raise InputError(f"{names}: no such file; expected the names of videos, one per line")
     videos = _present(names.read_text().split(), images) if names else None

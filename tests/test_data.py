@@ -83,7 +83,9 @@ def test_spline_equals_the_reference(case):
     ours = tps_grid(tps_theta(source, target), target, height, width)
     np.testing.assert_allclose(ours.transpose(1, 2, 0), grid, atol=1e-5)
     x, y = ours[0] * width, ours[1] * height
-    assert np.abs(cv2.remap(image, x, y, cv2.INTER_LINEAR).astype(int) - warped).max() <= 1
+    away = np.abs(cv2.remap(image, x, y, cv2.INTER_LINEAR).astype(int) - warped)
+    assert away.max() <= (1 if cv2.__version__ >= "5" else 4)  # OpenCV 4 samples in steps of 1/32 pixel
+    assert (away <= 1).mean() > 0.97
     assert (cv2.remap(mask, x, y, cv2.INTER_NEAREST) != warped_mask).sum() <= 2
 
 
