@@ -336,9 +336,9 @@ def _draw(actor: _Actor, t: float, frame: np.ndarray, ids: np.ndarray, shutter: 
     boxes = np.array(boxes)
     limits = (height, height, width, width)
     boxes = np.clip(np.rint(boxes), 0, limits).astype(int)
-    pad = np.array([-softness, softness, -softness, softness])
-    union = np.stack([boxes.min(axis=0), boxes.max(axis=0)])[[0, 1, 0, 1], [0, 1, 2, 3]]
-    top, bottom, left, right = np.clip(union + pad, 0, limits)
+    (top, left), (bottom, right) = boxes[:, ::2].min(axis=0), boxes[:, 1::2].max(axis=0)
+    around = (top - softness, bottom + softness, left - softness, right + softness)
+    top, bottom, left, right = np.clip(around, 0, limits)
     if top >= bottom or left >= right:
         return
 
@@ -372,7 +372,9 @@ def _draw(actor: _Actor, t: float, frame: np.ndarray, ids: np.ndarray, shutter: 
     ids[here][alpha >= 128] = actor.id
 
 
-def _cast_shadow(frame, alpha, top: int, left: int, strength: float, softness: int, light: float) -> None:
+def _cast_shadow(
+    frame: np.ndarray, alpha: np.ndarray, top: int, left: int, strength: float, softness: int, light: float
+) -> None:
     """Darken frame by the soft outline alpha (at top, left), shifted away from the light, in place."""
     height, width = frame.shape[:2]
     table = np.rint(255 - strength * np.arange(256)).astype(np.uint8)
