@@ -1,0 +1,26 @@
+"""Make the smaller copy of a static data set that training reads: short side 384, masks by nearest neighbour.
+
+Example:
+
+    python scripts/resize_length.py downloads/BIG data/static/BIG_small
+
+Works on all cores. Files that are there already are kept, so a run that was interrupted can be started again.
+Exit code: 0; 1 if some images could not be read; 2 for bad input.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.resize import resize_program
+from util.errors import exit_on_input_error
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> int:
+    return resize_program(__doc__, 384, None, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Make the copy of YouTube-VOS that training reads: short side 480, masks by nearest neighbour.
+
+Example:
+
+    python scripts/resize_youtube.py data/YouTube/train data/YouTube/train_480p
+
+Works on all cores. Files that are there already are kept, so a run that was interrupted can be started again.
+Exit code: 0; 1 if some images could not be read; 2 for bad input.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.resize import resize_program
+from util.errors import exit_on_input_error
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> int:
+    return resize_program(__doc__, 480, ("data/YouTube/train", "data/YouTube/train_480p"), arguments)
+
+
+if __name__ == "__main__":
+    main()

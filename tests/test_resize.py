@@ -1,0 +1,61 @@
+"""resize_youtube.py and resize_length.py: sizes, palettes, what is left alone, and going on after an interruption."""
+
+import json
+
+import numpy as np
+import pytest
+from folders import frame, ids_at
+from PIL import Image
+
+from scripts import resize_length, resize_youtube
+from util.image import PALETTE, read_image, read_mask, write_image, write_mask
+
+
+def test_resize_youtube(tmp_path, capsys):
+    source, target = tmp_path / "train", tmp_path / "train_480p"
+    ids = ids_at(3, 1, 7, size=(60, 100)).repeat(10, 0).repeat(10, 1)  # 1000×600
+    write_image(source / "JPEGImages/a/00000.jpg", frame(0, (600, 1000)))
+    write_mask(source / "Annotations/a/00000.png", ids)
+    write_image(source / "JPEGImages/tall/00005.jpg", frame(1, (1000, 600)))
+    write_image(source / "JPEGImages/small/00000.jpg", frame(2, (90, 160)))
+    (source / "meta.json").write_text(json.dumps({"videos": {}}))
+    (source / "JPEGImages/a/00005.jpg").write_bytes((source / "JPEGImages/a/00000.jpg").read_bytes()[:999])
+
+    with pytest.raises(SystemExit) as end:  # the damaged file is told, the others are done
+        resize_youtube.main([str(source), str(target)])
+    printed = capsys.readouterr().out
+    assert end.value.code == 1 and f"error: {source}/JPEGImages/a/00005.jpg: cannot be read" in printed
+    assert "5 files written, 0 were there before, 1 failed" in printed
+    with Image.open(target / "Annotations/a/00000.png") as mask:
+        assert (mask.mode, mask.size, mask.getpalette()) == ("P", (800, 480), PALETTE.ravel().tolist())
+        small = np.array(mask)
+    assert set(np.unique(small)) == {0, 1, 7}
+    centres = [int((i + 0.5) * 10 / 8) for i in range(480)], [int((i + 0.5) * 10 / 8) for i in range(800)]
+    assert (small == ids[np.ix_(*centres)]).all()  # nearest neighbour
+    photo = read_image(target / "JPEGImages/a/00000.jpg")
+    assert photo.shape == (480, 800, 3)
+    assert np.abs(photo.mean((0, 1)) - frame(0, (600, 1000)).mean((0, 1))).max() < 2
+    assert read_image(target / "JPEGImages/tall/00005.jpg").shape == (800, 480, 3)
+    for same in ("JPEGImages/small/00000.jpg", "meta.json"):
+        assert (target / same).read_bytes() == (source / same).read_bytes()
+
+    write_image(source / "JPEGImages/a/00005.jpg", frame(5, (600, 1000)))
+    (target / "JPEGImages/a/00000.jpg").write_bytes(b"mine")  # whatever is there is kept
+    resize_youtube.main([str(source), str(target)])
+    assert "1 files written, 5 were there before, 0 failed" in capsys.readouterr().out
+    assert (target / "JPEGImages/a/00000.jpg").read_bytes() == b"mine"
+    assert not list(target.rglob("*.tmp"))
+
+
+def test_resize_length(tmp_path, capsys):
+    for name, binary in (("a", True), ("b", False)):
+        write_image(tmp_path / f"in/{name}.jpg", frame(0, (500, 800)))
+        write_mask(tmp_path / f"in/{name}.png", np.eye(500, 800, dtype=np.uint8) > 0, binary=binary)
+    resize_length.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"])
+    assert read_image(tmp_path / "out/a.jpg").shape == (384, 614, 3) and read_mask(tmp_path / "out/a.png").max() == 255
+    with pytest.raises(SystemExit) as end:
+        resize_length.main([str(tmp_path / "in"), str(tmp_path / "in" / "small")])
+    assert end.value.code == 2 and "in/small: lies in" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        resize_length.main([str(tmp_path / "none"), str(tmp_path / "out")])
+    assert "none: no such folder" in capsys.readouterr().err
