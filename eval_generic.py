@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if bool(args.video) != bool(args.mask):
         parser.error("--video and --mask belong together")
+    if args.video and args.videos:
+        parser.error("--videos chooses from --data_path, not with --video")
     if args.video:
         videos = video_with_masks(args.video, args.mask, args.size)
     else:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -71,12 +71,12 @@ def evaluate(
         "frames", "seconds", "fps"}`` over all processes; seconds of processing, without reading and writing.
 
     Raises `InputError` before the first frame if the output cannot be written, is the input, or holds finished
-    videos made with other settings. A video that fails later (damaged frame, disk full) ends up in ``failed`` and
-    leaves the others alone.
+    videos made with other settings. A video that fails later (damaged frame, disk full) ends up in ``failed``, is
+    not finished whatever was written of it, and leaves the others alone.
     """
-    _check_writable(output)
     settings = {"mem_every": mem_every, "include_last": include_last, "amp": amp, "binary": binary, **(settings or {})}
     results = [_Results(video, output, subfolder, settings, overlay) for video in videos]
+    _check_writable(output)
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
     finished = _gather(finished)[0]  # the first process decides: some may look after others have begun
 
@@ -89,11 +89,11 @@ def evaluate(
             autocast = torch.autocast(device.type, half_precision(device)) if amp else nullcontext()
             try:
                 done[video.name] = _segment(video, core, result, device, autocast, binary, progress)
-                progress.end(video.name, done[video.name])
             except InputError as error:
                 failed[video.name] = str(error)
             except torch.cuda.OutOfMemoryError:
                 failed[video.name] = "out of GPU memory; a smaller --size or a larger --mem_every needs less"
+            progress.end(video.name, done.get(video.name))
     done, failed = ({k: v for part in _gather(mine) for k, v in part.items()} for mine in (done, failed))
     frames, seconds = (sum(video[key] for video in done.values()) for key in ("frames", "seconds"))
     summary = {"frames": frames, "seconds": seconds, "fps": frames / seconds if frames else 0.0}
@@ -116,13 +116,14 @@ def _segment(
     with ExitStack() as stack:
         draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
         writer = stack.enter_context(_WriteBehind())
-        for frame in video:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(autocast)  # around all frames: it caches the weights that it has cast
+        for frame in stack.enter_context(closing(iter(video))):
             start = _now(device)
-            with torch.inference_mode(), autocast:
-                image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
-                mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
-                prob = core.step(image, mask, frame.needed or draw is not None)
-                ids = None if prob is None else label_map(prob, video.size, core.object_ids).cpu().numpy()
+            image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
+            mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
+            prob = core.step(image, mask, frame.needed or draw is not None)
+            ids = None if prob is None else label_map(prob, video.size, core.object_ids).cpu().numpy()
             seconds += _now(device) - start
             frames += 1
             if frame.needed:
@@ -271,11 +272,14 @@ class _Progress:
         if self.bar:
             self.bar.update(self.frames, video=name, fps=f"{fps:.2f}")
 
-    def end(self, name: str, result: dict) -> None:
+    def end(self, name: str, result: dict | None) -> None:
+        """``result`` is None for a video that failed."""
         self.left -= 1
         if not self.bar:
-            fps = result["frames"] / result["seconds"]
-            print(f"{name}: {result['frames']} frames, {fps:.2f} frames/s ({self.left} to go)", flush=True)
+            text = "failed"
+            if result:
+                text = f"{result['frames']} frames, {result['frames'] / result['seconds']:.2f} frames/s"
+            print(f"{name}: {text} ({self.left} to go)", flush=True)
 
     def __exit__(self, kind, *_) -> None:
         if self.bar:

@@ -25,7 +25,7 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
     videos = []
     for name in select(names, wanted, images):
-        masks = {p.stem: p for p in sorted((annotations / name).glob("*.png")) if p.name[0] != "."}
+        masks = {p.stem: p for p in sorted((annotations / name).glob("[!.]*")) if p.suffix.lower() == ".png"}
         if not masks:
             raise InputError(
                 f"{annotations / name}: no mask for video {name}; expected a PNG with the name of the frame"
