@@ -213,7 +213,9 @@ class _Results:
         return True
 
     def begin(self) -> None:
-        """Take away what an earlier run finished here, so that no file of it survives among the new ones."""
+        """Take away what an earlier run finished or was killed at, so that none of it is left among the new files."""
+        for path in self.folder.glob(".*.png.*.tmp"):
+            path.unlink()
         if self.record.is_file():
             for path in self.folder.glob("*.png"):
                 path.unlink()

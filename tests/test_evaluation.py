@@ -222,7 +222,8 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(InferenceCore, "step", killed)
         evaluate(eval_generic, "--data_path", data)
-    (tmp_path / "out/b/00002.png").write_bytes(b"of the killed run")
+    for name in ("00002.png", ".00003.png.4711.tmp"):
+        (tmp_path / "out/b" / name).write_bytes(b"of the killed run")
     code, out, _ = evaluate(eval_generic, "--data_path", data)
     assert code == 0 and "1 videos done, 1 were finished before" in out
     check_files(tmp_path / "out/b", names(6), (32, 48), {1})
