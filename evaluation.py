@@ -250,7 +250,7 @@ class _Progress:
 
     def __init__(self, videos: Sequence[Video]):
         self.left, self.frames, self.bar = len(videos), 0, None
-        if not sys.stderr.isatty():
+        if not (videos and sys.stderr.isatty()):
             return
         total = sum(video.num_frames for video in videos)
         known = total > 0 and all(video.num_frames for video in videos)
@@ -271,20 +271,20 @@ class _Progress:
 
     def step(self, name: str, fps: float) -> None:
         self.frames += 1
-        if self.bar:
+        if self.bar is not None:
             self.bar.update(self.frames, video=name, fps=f"{fps:.2f}")
 
     def end(self, name: str, result: dict | None) -> None:
         """``result`` is None for a video that failed."""
         self.left -= 1
-        if not self.bar:
+        if self.bar is None:
             text = "failed"
             if result:
                 text = f"{result['frames']} frames, {result['frames'] / result['seconds']:.2f} frames/s"
             print(f"{name}: {text} ({self.left} to go)", flush=True)
 
     def __exit__(self, kind, *_) -> None:
-        if self.bar:
+        if self.bar is not None:
             self.bar.finish(dirty=kind is not None)
 
 
