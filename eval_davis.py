@@ -5,6 +5,7 @@ Example, with the data in data/DAVIS/2017 as in data/README.md:
     python eval_davis.py --model saves/gsfm.pth --output output/davis2017-val --split val
 
 Writes OUTPUT/VIDEO/00000.png, …: PNGs with the DAVIS palette and the object ids of the given mask.
+Where all frames have masks, J and F are printed at the end (scripts/score.py writes more of them to files).
 Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
@@ -25,8 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS[2017], default="val", help="(default %(default)s)")
     args = parser.parse_args(arguments)
     videos = davis_videos(args.davis_path, 2017, args.split, args.size, args.videos)
-    results = run(args, videos)
-    return report(results, args.output)
+    return report(run(args, videos), args.output, videos)
 
 
 if __name__ == "__main__":

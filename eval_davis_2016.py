@@ -5,6 +5,7 @@ Example, with the data in data/DAVIS/2016 as in data/README.md:
     python eval_davis_2016.py --model saves/gsfm.pth --output output/davis2016-val
 
 Writes OUTPUT/VIDEO/00000.png, …: grey PNGs, 0 background and 255 object.
+Where all frames have masks, J and F are printed at the end (scripts/score.py writes more of them to files).
 Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
@@ -25,8 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS[2016], default="val", help="(default %(default)s)")
     args = parser.parse_args(arguments)
     videos = davis_videos(args.davis_path, 2016, args.split, args.size, args.videos)
-    results = run(args, videos, binary=True)
-    return report(results, args.output)
+    return report(run(args, videos, binary=True), args.output, videos)
 
 
 if __name__ == "__main__":

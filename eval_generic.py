@@ -12,6 +12,7 @@ are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object
 mask of frame 30, counted from 0.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette and the ids of the masks, as large as the video.
+Where there is a folder my_videos/GroundTruth with masks of all frames, J and F are printed at the end.
 Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
@@ -39,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         videos = video_with_masks(args.video, args.mask, args.size)
     else:
         videos = folder_videos(args.data_path, args.size, args.videos)
-    results = run(args, videos)
-    return report(results, args.output)
+    return report(run(args, videos), args.output, videos)
 
 
 if __name__ == "__main__":

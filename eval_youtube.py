@@ -7,6 +7,7 @@ Examples, with the data in data/YouTube (2019) and data/YouTube2018 as in data/R
 
 Writes OUTPUT/Annotations/VIDEO/FRAME.png for the frames that meta.json asks for: PNGs with the DAVIS palette, the
 object ids of the given masks, as large as the video. scripts/make_submission.py checks them and makes the zip.
+Where there is a folder valid/GroundTruth with masks of all frames, J and F are printed at the end.
 Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         args.yv_path, args.split, args.size,
         six_fps=args.six_fps, output_all=args.output_all, wanted=args.videos,
     )  # fmt: skip
-    return report(run(args, videos, subfolder="Annotations"), args.output)
+    results = run(args, videos, subfolder="Annotations", six_fps=args.six_fps)
+    return report(results, args.output, videos, subfolder="Annotations")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from util.errors import InputError
 from util.files import atomic_path
 from util.image import write_mask
 from util.overlay import overlay_writer
+from util.scores import format_table, score_folders
 
 WRITE_BEHIND = 8  # results that may wait for the writer thread
 
@@ -343,8 +344,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run(args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "") -> dict:
-    """`evaluate` with the flags of `eval_parser`, and its result. Raises `InputError`."""
+def run(
+    args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "", **settings
+) -> dict:
+    """`evaluate` with the flags of `eval_parser` and further ``settings``, and its result. Raises `InputError`."""
     device = pick_device(args.device, local_rank())
     network = load_network(args.model, device)
     if rank() == 0:
@@ -367,12 +370,15 @@ def run(args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = Fal
             "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
             "top": args.top,
             "size": args.size,
+            **settings,
         },
     )
 
 
-def report(results: dict, output: Path) -> int:
-    """Print the outcome of `evaluate`; return the exit code: 0, 1 if some videos failed, 2 if all did."""
+def report(results: dict, output: Path, videos: Sequence[Video], subfolder: str = "") -> int:
+    """Print the outcome of `evaluate`, and J and F where there is ground truth; return the exit code: 0, 1 if some
+    videos failed, 2 if all did.
+    """
     done, failed, skipped = (results[key] for key in ("videos", "failed", "skipped"))
     if rank() == 0:
         for name, message in failed.items():
@@ -381,6 +387,26 @@ def report(results: dict, output: Path) -> int:
         print(f"{len(done)} videos done{earlier}, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
         if done:
             print(f"{results['frames']} frames at {results['fps']:.2f} frames/s (processing, without files): {output}")
+        _print_scores([video for video in videos if video.name not in failed], output / subfolder)
     if not failed:
         return 0
     return 1 if done or skipped else 2
+
+
+def _print_scores(videos: Sequence[Video], results: Path) -> None:
+    """J and F of the videos that have more masks than were given: beside those, or in a folder GroundTruth."""
+    videos = [video for video in videos if video.outputs]
+    frames = {}
+    for video in videos:
+        annotations = videos[0].masks[0].parents[1]
+        truth = annotations.parent / "GroundTruth"
+        truth = truth if truth.is_dir() else annotations
+        names = {path.stem for path in (truth / video.name).glob("*.png")} & set(video.outputs)
+        if len(names) > max(2, len(video.masks)):
+            frames[video.name] = names
+    if not frames:
+        return
+    try:
+        print(format_table(score_folders(truth, results, frames, frames=frames)))
+    except InputError as error:  # in the ground truth: the results are there all the same
+        print(f"no scores: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Scores of folders of masks: which frames and objects count, their means, a table."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,22 +58,24 @@ def score_folders(
     videos: Iterable[str] | None = None,
     all_frames: bool = False,
     workers: int | None = None,
+    frames: Mapping[str, Collection[str]] | None = None,
 ) -> Scores:
     """Score a folder of masks against the ground truth: ``<video>/<frame>.png``, or the frames of one video.
 
-    An object is scored from the frame after the one it first appears on (there a semi-supervised program is
-    given its mask) to the last but one of the video; with ``all_frames`` on all frames. Ids may have gaps; in
-    a mask that holds nothing but 0 and 255, 255 is object 1. Predictions without ground truth are left out
-    with a note.
+    An object is scored from the frame after the one it first appears on (there a semi-supervised program is given its
+    mask) to the last but one of the video; with ``all_frames`` on all frames. Ids may have gaps; in a mask that holds
+    nothing but 0 and 255, 255 is object 1. Predictions without ground truth are left out with a note.
 
-    ``videos``: names to score (default: all that have ground truth). ``workers``: threads (default: one for
-    each core). Raises `InputError` before anything is read for missing videos and frames, later for
-    unreadable masks and sizes that differ.
+    ``videos``: names to score (default: all that have ground truth). ``workers``: threads (default: one for each core).
+    ``frames``: names of the frames that exist for this purpose, by video (default: all that have ground truth). Raises
+    `InputError` before anything is read for missing videos and frames, later for unreadable masks and other sizes.
     """
     truth_masks, predicted_masks = _list_masks(truth), _list_masks(prediction)
     if videos is None and len(truth_masks) == len(predicted_masks) == 1:  # however the two folders are called
         predicted_masks = dict(zip(truth_masks, predicted_masks.values(), strict=True))
     videos = list(truth_masks if videos is None else videos)
+    for video in truth_masks.keys() & (frames or {}).keys():
+        truth_masks[video] = {name: path for name, path in truth_masks[video].items() if name in frames[video]}
 
     pairs = {}  # video: (ground truth, prediction) of each frame to read
     for video in videos:
@@ -84,11 +86,11 @@ def score_folders(
         pairs[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, Path(prediction) / video)
 
     jobs = [pair for video in videos for pair in pairs[video]]
-    frames = iter(parallel_map(_score_files, jobs, "Scoring", workers))
+    results = iter(parallel_map(_score_files, jobs, "Scoring", workers))
     notes, objects = [], []
     for video in videos:
         names = [path.stem for path, _ in pairs[video]]
-        found, ignored = _objects(video, names, list(itertools.islice(frames, len(names))), all_frames)
+        found, ignored = _objects(video, names, list(itertools.islice(results, len(names))), all_frames)
         objects += found
         notes += ignored
     if not objects:

@@ -1,0 +1,70 @@
+"""The eval scripts print J and F where there is ground truth, and only there."""
+
+import numpy as np
+import pytest
+from folders import frame, ids_at, make_testdev, make_youtube
+
+import eval_davis
+import eval_davis_2016
+import eval_generic
+import eval_youtube
+from model.network import save_network
+from util.image import write_image, write_mask
+from util.scores import format_table, score_folders
+
+
+@pytest.fixture
+def evaluate(tmp_path, tiny_network, capsys):
+    """``evaluate(script, *flags)`` → what it printed; results go to tmp_path/out."""
+    save_network(tmp_path / "tiny.pth", tiny_network())
+
+    def call(script, *flags):
+        flags = [*flags, "--model", tmp_path / "tiny.pth", "--output", tmp_path / "out", "--device", "cpu"]
+        script.main([str(flag) for flag in flags])
+        return capsys.readouterr().out
+
+    return call
+
+
+def add_video(base, name, frames, masks=None, binary=False):
+    for t in range(frames):
+        write_image(base / f"JPEGImages/480p/{name}/{t:05d}.jpg", frame(t))
+        if t in (masks or range(frames)):
+            write_mask(base / f"Annotations/480p/{name}/{t:05d}.png", ids_at(t, *((1,) if binary else (1, 4))), binary)
+
+
+def test_davis(tmp_path, evaluate):
+    base = tmp_path / "data/trainval"
+    add_video(base, "camel", 5)
+    add_video(base, "goat", 6)
+    add_video(base, "cows", 5, masks=[0])  # nothing to score it by
+    printed = evaluate(eval_davis, "--davis_path", tmp_path / "data", "--videos", "camel,goat,cows")
+    table = format_table(score_folders(base / "Annotations/480p", tmp_path / "out", ["camel", "goat"]))
+    assert table in printed and "goat   4" in table and "cows" not in table
+    again = evaluate(eval_davis, "--davis_path", tmp_path / "data", "--videos", "camel,goat,cows")
+    assert "0 videos done, 3 were finished before" in again and table in again
+
+
+def test_davis_2016_and_testdev(tmp_path, evaluate):
+    add_video(tmp_path / "2016", "camel", 5, binary=True)
+    assert "camel " in evaluate(eval_davis_2016, "--davis_path", tmp_path / "2016", "--videos", "camel")
+    flags = ["--davis_path", make_testdev(tmp_path / "2017"), "--split", "testdev"]
+    assert "J&F" not in evaluate(eval_davis, *flags)
+
+
+def test_ground_truth_beside_the_given_masks(tmp_path, evaluate):
+    data = make_youtube(tmp_path / "data")
+    assert "J&F" not in evaluate(eval_youtube, "--yv_path", data)
+    for t in range(16):
+        for video in ("aa", "bb"):
+            ids = ids_at(t, 2, 3, 9)
+            write_mask(data / f"valid/GroundTruth/{video}/{t:05d}.png", np.where((ids == 9) & (t < 7), 0, ids))
+    printed = evaluate(eval_youtube, "--yv_path", data)
+    assert all(f"{video}   {i} " in printed for video in ("aa", "bb") for i in (2, 3, 9))
+
+    own = tmp_path / "own"
+    for t in range(5):
+        write_image(own / f"JPEGImages/v/{t:05d}.jpg", frame(t))
+        write_mask(own / f"GroundTruth/v/{t:05d}.png", ids_at(t, 1))
+    write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
+    assert "\nv " in evaluate(eval_generic, "--data_path", own)
