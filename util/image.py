@@ -77,7 +77,9 @@ def read_mask(path: Path) -> np.ndarray:
                 f"{path}: is a {image.mode} image; expected a mask, that is an 8-bit palette or grey PNG"
                 " whose values are object ids"
             )
-        ids = _decode(path, image).astype(np.uint8)
+        ids = _decode(path, image).astype(np.uint8, copy=False)
+    if ids.max() <= MANY_IDS:  # the usual mask: too few ids for either sign of soft edges
+        return ids
     found = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:]) + 1
     anti_aliased = 255 in found and len(found) > 1
     if not anti_aliased and len(found) > MANY_IDS:
