@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 # Largest affinity held at once, in elements: queries are read in chunks that stay below it (64 MiB in float32).
 AFFINITY_BUDGET = 2**24
+# Frames that a memory makes room for in advance, at most; longer videos grow it when they get there.
+RESERVE_LIMIT = 500
 
 
 def make_memory(config, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0):
@@ -78,7 +80,7 @@ class SpaceTimeMemory:
         if max_frames is not None and max_frames < 2:
             raise ValueError(f"max_frames {max_frames}: expected at least 2 (the first and the latest), or None")
         self.top_k, self.max_frames = top_k, max_frames
-        self.reserve = reserve if max_frames is None else min(reserve, max_frames + 1)
+        self.reserve = min(reserve, RESERVE_LIMIT if max_frames is None else max_frames + 1)
         self._keys: _Rows | None = None
         self._values: _Rows | None = None
         self._frames = 0  # permanent frames seen; a temporary one may follow the rows of those that are kept

@@ -1,11 +1,18 @@
 """Shared fixtures: networks small enough for a test, with the parts of the full ones."""
 
+import os
+
 import pytest
 import torch
 
 from model.network import Network, NetworkConfig
 
 TINY = {"backbone": "resnet18", "key_dim": 16, "value_dim": 32, "decoder_dim": 16}
+
+
+# Tiny networks are faster on one thread; programs that tests start inherit it.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
