@@ -78,6 +78,7 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
         extra=[parse_extra(text) for text in config.extra],
         num_frames=config.num_frames,
         size=config.crop,
+        synthetic=config.synthetic,
     )
     loader = build_loader(
         dataset,

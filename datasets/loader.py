@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.clip import Clip
 from datasets.davis_test import davis_names
 from datasets.static import StaticImages
+from datasets.synthetic import SyntheticClips
 from datasets.vos import VideoClips
 from util.errors import InputError
 
@@ -157,14 +158,16 @@ def build_dataset(
     extra: Sequence[tuple[Path, Path, int]] = (),
     num_frames: int = 3,
     size: int = 384,
+    synthetic: int = 0,
 ) -> Mixture:
     """The published mixture of a stage, as far as it is on disk: 0 static, 1 BL30K, 2 and 3 DAVIS + YouTube-VOS.
 
     Stage 0: the sub-folders of ``static_root``, those of `STATIC_SETS` as often as it says and others once. Stage 1:
     ``bl_root``. Stages 2 and 3: the training videos of DAVIS (2017 or 2016) in ``davis_root`` five times and
     YouTube-VOS in ``yv_root/train_480p`` once, or those of its videos that the file ``yv_list`` names, one per line.
-    ``extra``: more pairs of folders (see `parse_extra`), images with masks in stage 0 and videos in the others. Clips
-    have ``num_frames`` frames of ``size``×``size`` pixels.
+    ``extra``: more pairs of folders (see `parse_extra`), images with masks in stage 0 and videos in the others.
+    ``synthetic``: that many generated clips in each epoch, never the same. Clips have ``num_frames`` frames of
+    ``size``×``size`` pixels.
 
     Logs the mixture, in one warning with the names of known sets that are missing. Raises `InputError` for faulty
     data and if there is none at all.
@@ -183,6 +186,8 @@ def build_dataset(
     for images, masks, repeat in extra:
         dataset = (StaticImages if stage == 0 else VideoClips)(images, masks, **shape)
         parts.append((str(images), dataset, repeat))
+    if synthetic:
+        parts.append(("generated", SyntheticClips(synthetic, max_objects=1 if stage == 0 else 2, **shape), 1))
     if not parts:
         raise InputError(
             f"no training data for stage {stage}: there is no {' and no '.join(missing)} (see data/README.md)"

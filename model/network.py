@@ -72,13 +72,17 @@ class NetworkConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides) -> NetworkConfig:
-        """``gsfm``, ``stcn`` or ``gc``, with any field overridden. Raises `InputError` for another name."""
+        """One of `PRESETS`, with any field overridden. Raises `InputError` for another name."""
         return cls(**(preset_settings(name) | overrides))
 
 
 PRESETS = {
     "gsfm": {"lfm": True, "hfm": True, "memory": "space_time", "key_dim": 64},
     "stcn": {"lfm": False, "hfm": False, "memory": "space_time", "key_dim": 64},
+    "gsfm-small": {
+        **{"lfm": True, "hfm": True, "memory": "space_time", "key_dim": 64},
+        **{"backbone": "resnet18", "value_dim": 96, "decoder_dim": 80},
+    },
     "gc": {"lfm": False, "hfm": False, "memory": "global_context", "key_dim": 128},
 }
 

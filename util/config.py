@@ -38,7 +38,7 @@ class TrainConfig:
     overwrite: bool = _flag(False, "replace an existing run of the same id")
 
     # Network; a resumed or given checkpoint brings its own.
-    model: str = _flag("gsfm", "preset of the network", choices=("gsfm", "stcn", "gc"))
+    model: str = _flag("gsfm", "preset of the network", choices=("gsfm", "stcn", "gc", "gsfm-small"))
     backbone: str | None = _flag(None, "key encoder", choices=("resnet50", "resnet18"))
     lfm: bool | None = _flag(None, "Low-Frequency Module", action=argparse.BooleanOptionalAction)
     hfm: bool | None = _flag(None, "High-Frequency Module and boundary branch", action=argparse.BooleanOptionalAction)
@@ -63,6 +63,7 @@ class TrainConfig:
     extra: tuple[str, ...] = _flag(
         (), "further data: IMAGES:MASKS[:REPEAT], two folders of this stage's kind", nargs="+"
     )
+    synthetic: int = _flag(0, "generated clips in each epoch beside the other data", type=int)
     num_frames: int = _flag(3, "frames of a clip", type=int)
     crop: int = _flag(384, "side of the training crop in pixels, a multiple of 16", type=int)
     num_workers: int = _flag(8, "data workers of each process", type=int)
@@ -195,6 +196,8 @@ def _check(config: TrainConfig) -> None:
             raise InputError(f"--{name} {getattr(config, name)}: expected at least 1")
     if config.crop < 16 or config.crop % 16:
         raise InputError(f"--crop {config.crop}: expected a multiple of 16")
+    if config.synthetic < 0:
+        raise InputError(f"--synthetic {config.synthetic}: expected a number of clips, 0 for none")
     if config.num_frames < 2:
         raise InputError(f"--num_frames {config.num_frames}: expected at least 2 (one is given, the rest are learned)")
     if config.no_amp and config.amp:
