@@ -8,6 +8,7 @@ written, after its last file: a run that was killed goes on with the first unfin
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from datasets.video import Video
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.network import load_network
+from model.network import MEMORIES, load_network
 from util.device import DEVICES, half_precision, pick_device
 from util.distributed import local_rank, rank, world_size
 from util.errors import InputError
@@ -325,11 +326,15 @@ def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     default = "(default %(default)s)"
     add("--model", type=Path, required=True, metavar="FILE", help="weights: own, or of the GSFM or STCN programs")
     add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
-    add("--top", type=_positive, default=top, metavar="K", help=f"memory positions each pixel reads {default}")
-    add("--mem_every", type=_positive, default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
+    add("--top", type=_at_least(1), default=top, metavar="K", help=f"memory positions each pixel reads {default}")
+    add("--mem_every", type=_at_least(1), default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
     add("--include_last", action="store_true", help="the previous frame is memory, too")
+    memory_help = "kind of memory (default: what the checkpoint was trained with)"
+    add("--memory", choices=MEMORIES, help=memory_help)
+    bound_help = "bound the space-time memory to the first and the latest N - 1 memory frames (default: all of them)"
+    add("--max_memory_frames", type=_at_least(2), metavar="N", help=bound_help)
     size_help = f"short side to process at, in pixels; results are as large as the video, always {default}"
-    add("--size", type=_positive, default=480, metavar="N", help=size_help)
+    add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
     add("--amp", action="store_true", help="half precision: faster on GPUs, and on CPUs that have bf16")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
@@ -338,10 +343,13 @@ def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} on")
+        return int(text)
+
+    return parse
 
 
 def run(
@@ -350,6 +358,7 @@ def run(
     """`evaluate` with the flags of `eval_parser` and further ``settings``, and its result. Raises `InputError`."""
     device = pick_device(args.device, local_rank())
     network = load_network(args.model, device)
+    config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     if rank() == 0:
         precision = f"autocast to {half_precision(device)}".replace("torch.", "") if args.amp else "float32"
         print(f"{len(videos)} videos, {sum(v.num_frames for v in videos)} frames on {device}, {precision}", flush=True)
@@ -357,7 +366,7 @@ def run(
         network,
         videos,
         args.output,
-        make_memory=partial(make_memory, network.config, args.top),
+        make_memory=partial(make_memory, config, args.top, args.max_memory_frames),
         device=device,
         mem_every=args.mem_every,
         include_last=args.include_last,
@@ -369,6 +378,8 @@ def run(
         settings={
             "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
             "top": args.top,
+            "memory": config.memory,
+            "max_memory_frames": args.max_memory_frames,
             "size": args.size,
             **settings,
         },

@@ -120,6 +120,11 @@ class SpaceTimeMemory:
             readout = torch.cat([self._read_top(part, keys, values) for part in queries.split(chunk, dim=1)], dim=1)
         return readout.unflatten(2, (self._objects, -1)).permute(0, 2, 3, 1).unflatten(3, (height, width))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, with the room that was made in advance."""
+        return sum(rows.buffer.nbytes for rows in (self._keys, self._values) if rows is not None)
+
     def _similarity(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Queries B×Q×Ck, keys B×N×Ck → B×Q×N, float32 under autocast: fp16 cannot hold squared norms."""
         with torch.autocast(queries.device.type, enabled=False):
@@ -183,6 +188,11 @@ class GlobalContextMemory:
         with torch.autocast(query.device.type, enabled=False):
             psi = query.float().softmax(dim=1) if self.norm == "softmax" else query.float()
             return torch.einsum("bchw,bkcv->bkvhw", psi, sum(parts) / len(parts)).to(query.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes for part in (self._anchor, self._mean, self._temporary) if part is not None)
 
     def _summarise(self, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Frame context B×K×Ck×Cv, float32: every key channel is one attention map over the frame's positions."""
