@@ -20,11 +20,13 @@ import datasets.video
 import eval_davis
 import eval_davis_2016
 import eval_generic
+import eval_youtube
 import evaluation
 from datasets.davis_test import LISTS
 from datasets.video import WORKERS, list_frames
 from evaluation import WRITE_BEHIND
 from inference_core import InferenceCore
+from inference_memory_bank import make_memory
 from model.network import Network, NetworkConfig, save_network
 from util.errors import InputError
 from util.image import PALETTE, read_image, read_mask, write_image, write_mask
@@ -206,6 +208,41 @@ def test_finished_videos_are_skipped_until_asked_otherwise(tmp_path, evaluate):
     assert evaluate(eval_generic, *run, "--overwrite", "--videos", "a")[0] == 0
     assert sorted(stamps("a")) == [f"{name}.png" for name in names(5)]  # the former sixth is gone
     assert read_mask(folder / "a/00000.png").max() == 2
+
+
+def test_memory_kind_and_bound_by_flag(tmp_path, evaluate, monkeypatch):
+    """The kind of memory and its bound reach the engine, count as settings, and are the checkpoint's by default."""
+    memories = []
+
+    def spy(*args, **options):
+        memories.append(make_memory(*args, **options))
+        return memories[-1]
+
+    monkeypatch.setattr(evaluation, "make_memory", spy)
+    data = own_data(tmp_path / "data", {"a": {0: blocks((48, 64), 1, 2)}}, frames=12)
+    context = tmp_path / "context.pth"
+    config = NetworkConfig.preset("gc", backbone="resnet18", key_dim=16, value_dim=32, decoder_dim=16)
+    save_network(context, Network(config))
+    frame, matrix = 4 * 3 * 4 * (16 + 2 * 32), 4 * 2 * 16 * 32  # bytes of a memory frame and of a global context
+
+    def held(*flags) -> int:
+        code, _, error = evaluate(eval_generic, "--data_path", data, "--mem_every", "1", "--overwrite", *flags)
+        assert code == 0, error
+        return memories[-1].nbytes
+
+    assert held("--model", context) == held("--memory", "global_context") == matrix
+    assert held("--model", context, "--memory", "space_time") >= 11 * frame
+    assert held() >= 11 * frame
+    three, four = held("--max_memory_frames", "3"), held("--max_memory_frames", "4")
+    assert four - three == frame and three <= 4 * frame
+
+    for flags, name in (["--memory", "global_context"], "memory"), (["--max_memory_frames", "3"], "max_memory_frames"):
+        code, _, error = evaluate(eval_generic, "--data_path", data, "--mem_every", "1", *flags)
+        assert code == 2 and "different" in error and name in error
+    for script in (eval_davis, eval_davis_2016, eval_generic, eval_youtube):
+        for flags in (["--memory", "none"], ["--max_memory_frames", "1"]):
+            code, _, error = evaluate(script, *flags)
+            assert code == 2 and f"argument {flags[0]}" in error
 
 
 def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate, monkeypatch):

@@ -84,13 +84,14 @@ def test_padding_does_not_shift(make_core, kind):
 
 
 @every_kind
-def test_twenty_objects_with_any_ids(make_core, kind):
-    ids = [254, 1, 5, *range(30, 47)]
+@pytest.mark.parametrize("count", [1, 20])
+def test_one_to_twenty_objects_with_any_ids(make_core, kind, count):
+    ids = [254, 1, 5, *range(30, 47)][:count]
     frames, mask = clip(3, 32, 64, ids)
     core = make_core(kind, mem_every=1, include_last=True)
     probs = run(core, frames, {0: mask})
     assert core.object_ids == sorted(ids)
-    assert all(prob.shape == (21, 32, 64) for prob in probs)
+    assert all(prob.shape == (count + 1, 32, 64) and prob.isfinite().all() for prob in probs)
     assert torch.equal(torch.tensor([0, *core.object_ids])[probs[0].argmax(0)], mask)
 
 
@@ -109,6 +110,29 @@ def test_late_objects(make_core, kind, include_last):
     assert (probs[4][2][late == 9] > 0.99).all() and (probs[4][1][late == 9] < 0.01).all()
     alone = run(make_core(kind, mem_every=2, include_last=include_last), frames[:4], {1: mask})
     assert all(torch.equal(a, b) for a, b in zip(alone, probs, strict=False))
+
+
+@every_kind
+def test_include_last_reads_the_previous_frame(make_core, kind):
+    """Equal to a memory made by hand of the given frame and, as a temporary entry, the frame before."""
+    frames, mask = clip(4, 32, 48, ids=(1, 2))
+    core = make_core(kind, mem_every=10, include_last=True)
+    probs, network = run(core, frames, {0: mask}), core.network
+    with torch.no_grad():
+        images = network.normalize(frames)
+        features = [network.encode_key(image[None]) for image in images]
+        values = [
+            network.encode_value(image[None], feature.f16, prob[None, 1:])
+            for image, feature, prob in zip(images, features, probs, strict=True)
+        ]
+        for t in range(1, 4):
+            memory = core.make_memory()
+            memory.add(features[0].key, values[0])
+            if t > 1:
+                memory.add(features[t - 1].key, values[t - 1], temporary=True)
+            logits, _ = network.decode(memory.read(features[t].key), features[t])
+            expected = torch.softmax(soft_aggregate(torch.sigmoid(logits)), dim=1)[0]
+            assert torch.allclose(probs[t], expected, atol=1e-5)
 
 
 @every_kind
@@ -148,11 +172,17 @@ def test_last_frame_is_never_memorised(make_core, monkeypatch):
     assert encoded == [1, 3]  # frames 0 and 2, each when the next frame came; frame 4 would be the third
 
 
-def test_autocast(make_core):
-    frames, mask = clip(4, 48, 64, ids=(1, 2))
-    exact = run(make_core(mem_every=1), frames, {0: mask})
+@every_kind
+@pytest.mark.parametrize("include_last", [False, True])
+def test_autocast(make_core, kind, include_last):
+    """Half precision stays near float32, with an object that appears later, too; results are float32 themselves."""
+    frames, mask = clip(6, 48, 64, ids=(1, 2))
+    late = torch.zeros_like(mask)
+    late[:16, 40:] = 3
+    options = {"mem_every": 2, "include_last": include_last}
+    exact = run(make_core(kind, **options), frames, {0: mask, 3: late})
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = run(make_core(mem_every=1), frames, {0: mask})
+        half = run(make_core(kind, **options), frames, {0: mask, 3: late})
     assert all(prob.dtype == torch.float32 for prob in half)
     assert all((a - b).abs().mean() < 0.02 for a, b in zip(exact, half, strict=True))
 

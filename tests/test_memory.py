@@ -1,5 +1,7 @@
 """Memories: equal to the plain definitions, whatever the shapes, the order and the number of frames."""
 
+import math
+
 import pytest
 import torch
 
@@ -162,6 +164,44 @@ def test_anchored_context_keeps_half_for_the_first_frame():
         reads.append(alone.read(query))
     expected = reads[0] / 2 + sum(reads[1:]) / 6
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
+
+
+def test_an_hour_of_video_neither_drifts_nor_grows():
+    """90 000 frames (25 a second) whose statistics wander: equal to a float64 mean, in the bytes of the first frame."""
+    memory, block, channels = GlobalContextMemory(norm="mean"), 1000, 4
+    one_hot = torch.eye(channels).view(1, channels, 1, channels)  # reads the state itself
+    total = torch.zeros(3, channels, dtype=torch.float64)
+    sizes = set()
+    with torch.inference_mode():
+        for start in range(0, 90_000, block):
+            keys = 1 + torch.randn(block, channels, 2, 3) * (1 + start / 30_000)
+            values = torch.randn(block, 3, 2, 3) + 5 * math.sin(start / 10_000)
+            total += torch.einsum("tchw,tvhw->vc", keys.double(), values.double()) / 6
+            for key, value in zip(keys.split(1), values[:, None].split(1), strict=True):
+                memory.add(key, value)
+            sizes.add(memory.nbytes)
+        state = memory.read(one_hot)[0, 0, :, 0]
+    assert sizes == {4 * channels * 3}
+    assert torch.allclose(state.double(), total / 90_000, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_bytes_held_follow_the_kind(grad):
+    """All of space-time grows with the frames, bounded it stays, and the global context is one matrix per object."""
+    held = {}
+    for kind in ("space_time", "bounded", "context", "context_anchored"):
+        memory, sizes = MEMORIES[kind](), []
+        assert memory.nbytes == 0
+        for _ in range(40):
+            with torch.set_grad_enabled(grad):
+                memory.add(*frame())
+            sizes.append(memory.nbytes)
+        held[kind] = sizes
+    positions, channels = 3 * 4, 8 + 2 * 5
+    assert all(size >= 4 * (t + 1) * positions * channels for t, size in enumerate(held["space_time"]))
+    assert len(set(held["bounded"][4:])) == 1 and held["bounded"][-1] <= 4 * 5 * positions * channels
+    assert set(held["context"]) == {4 * 2 * 8 * 5}
+    assert set(held["context_anchored"][1:]) == {2 * 4 * 2 * 8 * 5}
 
 
 @every_memory
