@@ -104,14 +104,15 @@ def best_time(function: Callable, repeats: int) -> tuple[float, tuple[float, flo
     return min(times), result
 
 
-def main() -> None:
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog="example: python benchmarks/scores.py --repeats 5"
     )
     parser.add_argument("--truth", type=Path, help="folder of ground-truth masks: <video>/<frame>.png")
     parser.add_argument("--prediction", type=Path, help="folder of predicted masks of the same layout")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program; the shortest counts")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         truth, prediction = args.truth, args.prediction
         if not (truth and prediction):
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_input_error(main)()
+    main()

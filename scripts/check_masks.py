@@ -33,6 +33,7 @@ Exit code: 0 if nothing is (or with --fix, stays) wrong, 1 if something is, 2 if
 """
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 COLOUR = 1 << 24  # added to 0xRRGGBB, so that colours and ids can be told apart
+WINDOW = np.ones((3, 3), np.uint8)
 NEAR = np.ones((11, 11), np.uint8)  # the objects beside a pixel
 
 LUMINANCE = PALETTE[:16] @ [0.299, 0.587, 0.114]  # of the palette's colours; ambiguous from 16 on
@@ -151,7 +152,7 @@ def areas(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]
     """
     found, index = np.unique(codes, return_inverse=True)
     index = index.reshape(codes.shape).astype(np.float32)
-    inner = cv2.erode(index, np.ones((3, 3))) == cv2.dilate(index, np.ones((3, 3)))
+    inner = cv2.erode(index, WINDOW) == cv2.dilate(index, WINDOW)
     corner = np.zeros(codes.shape, np.uint8)  # upper left pixel of a 2×2 block
     first = index[:-1, :-1]
     corner[:-1, :-1] = (first == index[1:, :-1]) & (first == index[:-1, 1:]) & (first == index[1:, 1:])

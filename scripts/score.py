@@ -118,7 +118,8 @@ def read_list(path: Path) -> list[str]:
         raise InputError(f"{path}: cannot be read; expected a text file with a name on each line") from error
 
 
-def main() -> None:
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write a PNG: curves over time, best and worst frame of each video")
     parser.add_argument("--images", type=Path, help="folder of VIDEO/FRAME.jpg to show under the masks of --plot")
     parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     videos = args.videos
     if videos:
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_input_error(main)()
+    main()

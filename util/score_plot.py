@@ -13,6 +13,7 @@ from util.scores import ObjectScore, Scores, read_objects
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)
 
+MOST_ROWS = 60  # more take long to draw, and in the end are too high for matplotlib
 GREY = 90  # background of the thumbnails where there are no images
 
 
@@ -24,11 +25,15 @@ def plot_scores(scores: Scores, path: Path, images: Path | None = None) -> None:
     ``images``: folder of ``<video>/<frame>.jpg`` to show under the masks.
     """
     videos = sorted(scores.videos().items(), key=lambda item: -item[1].jf)
+    title = ""
+    if len(videos) > MOST_ROWS:
+        title = f"   (the best and the worst of {len(videos)} videos)"
+        videos = videos[: MOST_ROWS // 2] + videos[-MOST_ROWS // 2 :]
     figure, rows = plt.subplots(
         len(videos), 3, figsize=(14, 2.3 * len(videos) + 0.6), width_ratios=(5, 2.7, 2.7), squeeze=False, layout="tight"
     )
     total = scores.summary()
-    figure.suptitle(f"J&F {100 * total.jf:.1f}   J {100 * total.j.mean:.1f}   F {100 * total.f.mean:.1f}")
+    figure.suptitle(f"J&F {100 * total.jf:.1f}   J {100 * total.j.mean:.1f}   F {100 * total.f.mean:.1f}{title}")
     for (name, summary), (curves, *thumbnails) in zip(videos, rows, strict=True):
         objects = [score for score in scores.objects if score.video == name]
         _draw_curves(curves, objects)
