@@ -10,13 +10,10 @@ written, after its last file: a run that was killed goes on with the first unfin
 import argparse
 import dataclasses
 import hashlib
-import json
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -34,12 +31,10 @@ from model.network import MEMORIES, load_network
 from util.device import DEVICES, half_precision, pick_device
 from util.distributed import local_rank, rank, world_size
 from util.errors import InputError
-from util.files import atomic_path
 from util.image import write_mask
 from util.overlay import overlay_writer
+from util.results import VideoResults, WriteBehind
 from util.scores import format_table, score_folders
-
-WRITE_BEHIND = 8  # results that may wait for the writer thread
 
 
 def evaluate(
@@ -77,7 +72,7 @@ def evaluate(
     not finished whatever was written of it, and leaves the others alone.
     """
     settings = {"mem_every": mem_every, "include_last": include_last, "amp": amp, "binary": binary, **(settings or {})}
-    results = [_Results(video, output, subfolder, settings, overlay) for video in videos]
+    results = [VideoResults(video, output, subfolder, settings, overlay) for video in videos]
     _check_writable(output)
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
     finished = _gather(finished)[0]  # the first process decides: some may look after others have begun
@@ -105,7 +100,7 @@ def evaluate(
 def _segment(
     video: Video,
     core: InferenceCore,
-    results: "_Results",
+    results: VideoResults,
     device: torch.device,
     autocast: AbstractContextManager,
     binary: bool,
@@ -117,7 +112,7 @@ def _segment(
     seconds = 0.0
     with ExitStack() as stack:
         draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
-        writer = stack.enter_context(_WriteBehind())
+        writer = stack.enter_context(WriteBehind())
         stack.enter_context(torch.inference_mode())
         stack.enter_context(autocast)  # around all frames: it caches the weights that it has cast
         for frame in stack.enter_context(closing(iter(video))):
@@ -174,79 +169,6 @@ def _check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); expected a writable --output") from error
 
 
-class _Results:
-    """The files of one video, and the record that says whether they are complete and how they were made."""
-
-    def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
-        self.video = video
-        self.folder = output / subfolder / video.name
-        for source in (video.folder, *(mask.parent for mask in video.masks)):
-            if self.folder.resolve() == source.resolve():
-                raise InputError(f"{source}: the results would replace the input; expected another --output")
-        previews = output / "overlay"
-        self.overlay = (previews / f"{video.name}.mp4", previews / f"{video.name}.png") if overlay else ()
-        # Hidden and outside the video's folder, which so holds nothing but PNGs, as benchmark servers expect.
-        self.record = output / ".finished" / f"{video.name}.json"
-        masks = hashlib.sha256()
-        for mask in video.masks:
-            masks.update(mask.read_bytes())
-        self.made_with = {**settings, "frames": video.num_frames, "masks": masks.hexdigest()}
-
-    def png(self, name: str) -> Path:
-        return self.folder / f"{name}.png"
-
-    def are_finished(self) -> bool:
-        """Raises `InputError` if they are, but were made with other settings or masks."""
-        if not self.record.is_file():
-            return False
-        record = json.loads(self.record.read_text())
-        if self.video.outputs is None:
-            complete = len(list(self.folder.glob("*.png"))) >= record["frames"]
-        else:
-            complete = all(self.png(name).is_file() for name in self.video.outputs)
-        if not complete or not all(path.is_file() for path in self.overlay):
-            return False
-        other = [key for key, value in self.made_with.items() if record["made_with"].get(key) != value]
-        if other:
-            raise InputError(
-                f"{self.folder}: holds finished results of a run with different {', '.join(other)};"
-                " expected --overwrite or another --output"
-            )
-        return True
-
-    def begin(self) -> None:
-        """Take away what an earlier run finished or was killed at, so that none of it is left among the new files."""
-        for path in self.folder.glob(".*.png.*.tmp"):
-            path.unlink()
-        if self.record.is_file():
-            for path in self.folder.glob("*.png"):
-                path.unlink()
-            self.record.unlink()
-
-    def finish(self, frames: int) -> None:
-        with atomic_path(self.record) as temporary:
-            temporary.write_text(json.dumps({"frames": frames, "made_with": self.made_with}))
-
-
-class _WriteBehind:
-    """One thread that runs calls in order, a bounded number behind; its first error is raised by `put` or the end."""
-
-    def __enter__(self) -> "_WriteBehind":
-        self.pool, self.waiting = ThreadPoolExecutor(1), deque()
-        return self
-
-    def put(self, function: Callable, *args) -> None:
-        self.waiting.append(self.pool.submit(function, *args))
-        while len(self.waiting) > WRITE_BEHIND or self.waiting and self.waiting[0].done():
-            self.waiting.popleft().result()
-
-    def __exit__(self, kind, *_) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            for call in self.waiting:
-                call.result()
-
-
 class _Progress:
     """On a terminal a bar over all frames; otherwise one line for each video that is done."""
 
@@ -290,7 +212,7 @@ class _Progress:
             self.bar.finish(dirty=kind is not None)
 
 
-def _share(results: list[_Results]) -> list[_Results]:
+def _share(results: list[VideoResults]) -> list[VideoResults]:
     """This process's part of the videos: longest first, each to the process that has the fewest frames so far."""
     frames = [0] * world_size()
     mine = []

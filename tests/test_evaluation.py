@@ -24,12 +24,12 @@ import eval_youtube
 import evaluation
 from datasets.davis_test import LISTS
 from datasets.video import WORKERS, list_frames
-from evaluation import WRITE_BEHIND
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network, NetworkConfig, save_network
 from util.errors import InputError
 from util.image import PALETTE, read_image, read_mask, write_image, write_mask
+from util.results import WRITE_BEHIND
 
 ROOT = Path(__file__).parents[1]
 
