@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,7 @@ def test_binary_masks_are_object_1(tmp_path):
     [
         (lambda root: (root / "p/v/00003.png").unlink(), r"p/v/00003.png: no such prediction \(1 of 7"),
         (lambda root: (root / "p/v").rename(root / "p/w"), "p/v: no prediction"),
+        (lambda root: [shutil.rmtree(root / f) for f in ("t/v", "p/w2")], "p/w2: no prediction"),
         (lambda root: write_mask(root / "p/v/00003.png", np.ones((30, 41), np.uint8)), "is 41×30; expected 40×30"),
         (lambda root: (root / "p/v/00003.png").write_bytes(b"x"), "p/v/00003.png: "),
         (lambda root: (root / "t").rename(root / "u"), "t: no such folder"),

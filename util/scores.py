@@ -70,9 +70,7 @@ def score_folders(
     ``frames``: names of the frames that exist for this purpose, by video (default: all that have ground truth). Raises
     `InputError` before anything is read for missing videos and frames, later for unreadable masks and other sizes.
     """
-    truth_masks, predicted_masks = _list_masks(truth), _list_masks(prediction)
-    if videos is None and len(truth_masks) == len(predicted_masks) == 1:  # however the two folders are called
-        predicted_masks = dict(zip(truth_masks, predicted_masks.values(), strict=True))
+    truth_masks, predicted_masks = (_list_masks(Path(folder), Path(truth).name) for folder in (truth, prediction))
     videos = list(truth_masks if videos is None else videos)
     for video in truth_masks.keys() & (frames or {}).keys():
         truth_masks[video] = {name: path for name, path in truth_masks[video].items() if name in frames[video]}
@@ -126,9 +124,11 @@ def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) ->
     return "\n".join(lines)
 
 
-def _list_masks(folder: Path) -> dict[str, dict[str, Path]]:
-    """{video: {frame name: path}} in order of name, for a folder of video folders or of one video's masks."""
-    folder = Path(folder)
+def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
+    """{video: {frame name: path}} in order of name, for a folder of video folders or of one video's masks.
+
+    ``name``: of the video in the latter case.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
 
@@ -136,7 +136,7 @@ def _list_masks(folder: Path) -> dict[str, dict[str, Path]]:
         return {path.stem: path for path in sorted(folder.glob("[!.]*.png"), key=_number_order)}
 
     videos = {path.name: masks(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    videos = {name: found for name, found in videos.items() if found} or {folder.name: masks(folder)}
+    videos = {name: found for name, found in videos.items() if found} or {name: masks(folder)}
     if not any(videos.values()):
         raise InputError(f"{folder}: no masks in it; expected <video>/<frame>.png")
     return videos
