@@ -95,8 +95,8 @@ def plot(rows: list[dict], output: Path) -> None:
         for setting, style in zip(SETTINGS, ("-", "--"), strict=True):
             for colour, kind in enumerate(KINDS):
                 own = [row for row in rows if (row["setting"], row["kind"]) == (setting, kind)]
-                points = [(row["frames"], row[column]) for row in own]
-                axis.plot(*zip(*points, strict=True), style, color=f"C{colour}", marker=".", label=f"{kind}, {setting}")
+                x, y = [row["frames"] for row in own], [row[column] for row in own]
+                axis.plot(x, y, style, color=f"C{colour}", marker=".", label=f"{kind}, {setting}")
         axis.set(title=title, xlabel="memory frames", xscale="log", yscale="log")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
