@@ -1,0 +1,134 @@
+"""A network for evaluation alone: the same numbers to rounding, with fewer operations.
+
+    network = fast_copy(load_network(path, device))
+
+Training and checkpoints use the plain `model.network.Network`; a fast copy can do neither.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.blocks import SplitConv2d, add_shared
+from model.network import Network
+
+
+def fast_copy(network: Network) -> Network:
+    """A copy of a network in eval mode, on the same device, that computes the same (relative 1e-5 in float32).
+
+    Batch norms are folded into the convolutions before them, shared parts of weights are cut out once, weights and
+    so all features are channels-last, and on CPUs large 3×3 convolutions become `RowWinogradConv2d`.
+    """
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        _fold_batch_norms(module)
+        for name, child in list(module.named_children()):
+            if isinstance(child, SplitConv2d):
+                setattr(module, name, PresplitConv2d(child))
+    network.to(memory_format=torch.channels_last)
+    if network.mean.device.type == "cpu":
+        _use_row_winograd(network)
+    return network
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Fold in torchvision's two shapes of a pair: ``conv1, bn1`` as attributes, or next to each other in a sequence."""
+    children = list(module.named_children())
+    for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())
+
+
+class PresplitConv2d(nn.Module):
+    """`SplitConv2d` as two convolutions: slices of one weight would be copied on every call."""
+
+    def __init__(self, conv: SplitConv2d):
+        super().__init__()
+        own_weight, shared_weight = conv.weight.detach().split(
+            [conv.own_channels, conv.in_channels - conv.own_channels], dim=1
+        )
+        self.own, self.shared = _convolution(own_weight, None), _convolution(shared_weight, conv.bias)
+
+    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
+        return add_shared(self.own(x), self.shared(shared))
+
+
+def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
+    """A 3×3 convolution with these parameters."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=bias is not None, device="meta")
+    conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    conv.bias = bias
+    return conv
+
+
+# Below this many channels the transforms cost what the multiplications save.
+WINOGRAD_MIN_CHANNELS = 128
+
+
+def _use_row_winograd(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, conv in list(module.named_children()):
+            if (
+                isinstance(conv, nn.Conv2d)
+                and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+                and min(conv.in_channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS
+            ):
+                setattr(module, name, RowWinogradConv2d(conv))
+
+
+class RowWinogradConv2d(nn.Module):
+    """A 3×3 convolution by Winograd's F(4, 3) along the rows: half of the multiplications (Lavin & Gray, CVPR 2016).
+
+    Bands of 6 input rows become 6 combined rows, a 1×3 convolution each, and 4 output rows. The transform in one
+    direction only keeps rounding within a factor of two or three of the plain convolution's, and leaves nearly all
+    the work to the library's convolutions. Float32 on CPUs; under autocast the plain convolution.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.plain = conv
+        g0, g1, g2 = conv.weight.detach().double().unbind(2)
+        outer, middle = (g0 + g2) / 6, g1 / 6
+        far, near = g0 / 24 + g2 / 6, g1 / 12
+        rows = [g0 / 4, -outer - middle, middle - outer, far + near, far - near, g2]
+        self.weights = [
+            row.float().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows
+        ]  # each C'×C×1×3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×h×w → N×C'×h×w."""
+        if torch.is_autocast_enabled("cpu") or x.dtype != torch.float32:
+            return self.plain(x)
+        number, _, height, width = x.shape
+        bands = -(-height // 4)
+        # Channels last throughout: N×rows×columns×C.
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 4 * bands - height + 1))
+        d0, d1, d2, d3, d4, d5 = (x[:, i : i + 4 * bands - 3 : 4] for i in range(6))
+        even, odd = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
+        even2, odd2 = d4 - d2, (d3 - d1).mul_(2)
+        combined = [
+            torch.sub(d4, d2, alpha=5).add_(d0, alpha=4),
+            even + odd,
+            even - odd,
+            even2 + odd2,
+            even2 - odd2,
+            torch.sub(d5, d3, alpha=5).add_(d1, alpha=4),
+        ]
+        m0, m1, m2, m3, m4, m5 = (
+            F.conv2d(rows.permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)
+            for rows, weight in zip(combined, self.weights, strict=True)
+        )
+        out = m0.new_empty(number, bands, 4, width, m0.shape[-1])
+        even, odd, even2, odd2 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
+        torch.add(m0, even, out=out[:, :, 0]).add_(even2)
+        torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
+        torch.add(even, even2, alpha=4, out=out[:, :, 2])
+        torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
+        if self.plain.bias is not None:
+            out += self.plain.bias
+        return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)

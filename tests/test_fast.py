@@ -1,0 +1,48 @@
+"""The network for evaluation against the plain one, and against the reference programs' whole clips."""
+
+import pytest
+import test_reference
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import model.fast
+from model.fast import RowWinogradConv2d, fast_copy
+
+
+@pytest.mark.parametrize("family, run", [("gsfm", "syn2/every3_top50_last0"), ("stcn", "yv3/every5_top20_last0")])
+def test_whole_clips_of_the_reference(family, run, monkeypatch):
+    """Full-size networks with every replacement in place, in the engine."""
+    network = fast_copy(test_reference.reference_network(family))
+    assert sum(isinstance(m, RowWinogradConv2d) for m in network.modules()) > 20
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    monkeypatch.setattr(test_reference, "reference_network", lambda _: network)
+    test_reference.test_whole_clips(family, run)
+
+
+@pytest.mark.parametrize("preset", ["gsfm", "stcn", "gc"])
+def test_equal_to_the_plain_network(tiny_network, preset, monkeypatch):
+    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 16)
+    plain = tiny_network(preset)
+    for norm in (m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias, std=0.1)
+        nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    fast = fast_copy(plain)
+    image, masks = torch.randn(1, 3, 96, 112), torch.rand(1, 3, 96, 112)
+    with torch.inference_mode():
+        expected, features = plain.encode_key(image), fast.encode_key(image)
+        values = [network.encode_value(image, expected.f16, masks) for network in (plain, fast)]
+        logits = [network.decode(values[0], expected)[0] for network in (plain, fast)]
+    for ours, theirs in [*zip(features, expected, strict=True), values[::-1], logits[::-1]]:
+        assert (ours - theirs).abs().max() < 3e-5 * theirs.std() + 1e-6
+    after = plain.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3), (4, 5), (7, 6), (30, 54)])
+def test_row_winograd(size):
+    conv, x = nn.Conv2d(24, 40, 3, padding=1), torch.randn(3, 24, *size)
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    with torch.inference_mode():
+        assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 2e-5 * exact.std() + 1e-6
