@@ -101,7 +101,7 @@ class SpaceTimeMemory:
         positions = key.shape[-2] * key.shape[-1]
         keep = max(kept, slot + 1) * positions
         # Position-major: a position's key, and all objects' values, lie together.
-        self._keys.write(key.flatten(2).transpose(1, 2), slot * positions, keep)
+        self._keys.write(_key_rows(key), slot * positions, keep)
         self._values.write(value.flatten(3).permute(0, 3, 1, 2).flatten(2), slot * positions, keep)
         if not temporary:
             self._frames += 1
@@ -112,7 +112,7 @@ class SpaceTimeMemory:
             raise RuntimeError("the memory is empty: add a frame before reading")
         height, width = query.shape[-2:]
         keys, values = self._keys.view(), self._values.view()
-        queries = query.flatten(2).transpose(1, 2)
+        queries = F.pad(query.flatten(2).transpose(1, 2), (0, 1), value=1)
         chunk = max(1, AFFINITY_BUDGET // (keys.shape[0] * keys.shape[1]))
         if self.top_k is None:
             readout = self._read_all(queries, keys, values)
@@ -125,12 +125,11 @@ class SpaceTimeMemory:
         """Bytes held, with the room that was made in advance."""
         return sum(rows.buffer.nbytes for rows in (self._keys, self._values) if rows is not None)
 
-    def _similarity(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Queries B×Q×Ck, keys B×N×Ck → B×Q×N, float32 under autocast: fp16 cannot hold squared norms."""
+    @staticmethod
+    def _similarity(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Queries B×Q×(Ck+1) with a last 1, rows of `_key_rows` B×N×(Ck+1) → S B×Q×N, float32 under autocast, too."""
         with torch.autocast(queries.device.type, enabled=False):
-            queries, keys = queries.float(), keys.float()
-            norms = keys.square().sum(dim=2).unsqueeze(1)
-            return (2 * queries @ keys.transpose(1, 2) - norms) / math.sqrt(keys.shape[2])
+            return queries.float() @ keys.transpose(1, 2)
 
     def _read_all(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         weights = torch.softmax(self._similarity(queries, keys), dim=2)
@@ -138,13 +137,44 @@ class SpaceTimeMemory:
 
     def _read_top(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Gather only the ``top_k`` values of each query, instead of a product with a matrix that is mostly zero."""
-        top = self._similarity(queries, keys).topk(min(self.top_k, keys.shape[1]), dim=2, sorted=False)
-        weights = torch.softmax(top.values, dim=2).to(values.dtype)
+        similarity, indices = top_positions(self._similarity(queries, keys), min(self.top_k, keys.shape[1]))
+        weights = torch.softmax(similarity, dim=2).to(values.dtype)
         readout = [
             F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
-            for index, rows, weight in zip(top.indices, values, weights, strict=True)
+            for index, rows, weight in zip(indices, values, weights, strict=True)
         ]
         return torch.stack(readout)
+
+
+def _key_rows(key: torch.Tensor) -> torch.Tensor:
+    """B×Ck×h×w → rows B×N×(Ck+1), float32 (fp16 cannot hold squared norms): ``2 k/√Ck`` and ``−‖k‖²/√Ck``.
+
+    One product with queries that end in 1 is then the similarity, with nothing left to do on the N×Q matrix.
+    """
+    rows = key.flatten(2).transpose(1, 2).float()
+    scale = 1 / math.sqrt(key.shape[1])
+    return torch.cat([2 * scale * rows, -scale * rows.square().sum(dim=2, keepdim=True)], dim=2)
+
+
+def top_positions(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row of B×Q×N, in any order: values and indices, each B×Q×k.
+
+    Positions are dealt into groups; the k largest lie in the k groups with the largest maxima. So one cheap pass finds
+    the maxima, and only about 2 √(N k) elements per row are ranked instead of N.
+    """
+    number = similarity.shape[2]
+    size = math.isqrt(number // k)
+    if size < 4:
+        return similarity.topk(k, dim=2, sorted=False)
+    groups = number // size
+    maxima = similarity[..., : groups * size].unflatten(2, (size, groups)).amax(2)
+    best = maxima.topk(k, dim=2, sorted=False).indices
+    members = torch.arange(0, groups * size, groups, device=similarity.device)
+    rest = torch.arange(groups * size, number, device=similarity.device)
+    candidates = (best.unsqueeze(3) + members).flatten(2)
+    candidates = torch.cat([candidates, rest.expand(*candidates.shape[:2], -1)], dim=2)
+    top = similarity.gather(2, candidates).topk(k, dim=2, sorted=False)
+    return top.values, candidates.gather(2, top.indices)
 
 
 class GlobalContextMemory:

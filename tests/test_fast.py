@@ -2,12 +2,15 @@
 
 import pytest
 import test_reference
+import test_spectral
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import model.fast
+from inference_memory_bank import top_positions
 from model.fast import RowWinogradConv2d, fast_copy
+from model.spectral import SpectralFilter, filter_support
 
 
 @pytest.mark.parametrize("family, run", [("gsfm", "syn2/every3_top50_last0"), ("stcn", "yv3/every5_top20_last0")])
@@ -46,3 +49,20 @@ def test_row_winograd(size):
     exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     with torch.inference_mode():
         assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 2e-5 * exact.std() + 1e-6
+
+
+@pytest.mark.parametrize("number, k", [(7, 7), (200, 1), (1000, 7), (1003, 50), (5000, 20)])
+def test_top_positions(number, k):
+    """The same set of positions as a plain top-k, whatever the remainder that fits no group."""
+    similarity = torch.randn(2, 5, number)
+    values, indices = top_positions(similarity, k)
+    assert torch.equal(similarity.gather(2, indices), values)
+    assert torch.equal(indices.sort(2).values, similarity.topk(k, dim=2).indices.sort(2).values)
+
+
+def test_spectral_support():
+    """Convolutions on the support alone, at a size where that is a small part, against the whole spectrum."""
+    module, x = SpectralFilter(4, "high", "hermitian"), torch.randn(1, 4, 130, 211)
+    assert filter_support(130, 211, "high", "bins", x.device).direct.numel() < 0.3 * 130 * 106
+    with torch.no_grad():
+        assert torch.allclose(module(x), test_spectral.full_spectrum(module, x).float(), atol=3e-6)
