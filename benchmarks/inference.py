@@ -1,0 +1,253 @@
+"""Where the time of a frame goes: seconds per part and frame, frames/s and peak memory, against the plain network.
+
+python benchmarks/inference.py --objects 1 3 --json output/inference.json
+python benchmarks/inference.py --size 1080 1920 --objects 1 10 --amp
+python benchmarks/inference.py --device cuda --objects 1 3 10 --amp --compile
+
+Weights are random: they do not change the speed. Every part of the plain network (as in training and in the
+checkpoint) and of the one that the eval scripts use (`model.fast`) is timed in turn, and the medians are compared.
+"whole frame" is the mean over the frames of a memory interval, one of which is memorised. GFLOP count convolutions
+and matrix products, 2 per multiply-add; the parts' bound is that count over the peak measured in the same run.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from model.fast import fast_copy
+from model.network import PRESETS, Network, NetworkConfig
+from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
+from util.errors import exit_on_input_error
+from util.tensor import pad_to_multiple
+
+
+def seconds(function: Callable, device: torch.device, clock: Callable = time.perf_counter) -> float:
+    """One call, after everything submitted before is done."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    start = clock()
+    function()
+    synchronize()
+    return clock() - start
+
+
+def measure(calls: dict[str, Callable], device: torch.device, repeats: int, clock: Callable) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns, so that a busy machine disturbs all alike."""
+    samples = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            spent = seconds(call, device, clock)
+            if repeat:  # the first is for caches and compilers
+                samples[name].append(spent)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def convolution_peak(device: torch.device, dtype: torch.dtype, clock: Callable, repeats: int = 7) -> float:
+    """The most GFLOP/s that a 3×3 convolution reaches (256 channels, 120×216, channels-last)."""
+    conv = torch.nn.Conv2d(256, 256, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
+    x = torch.randn(1, 256, 120, 216, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    conv(x)
+    return 2 * 9 * 256 * 256 * 120 * 216 / min(seconds(lambda: conv(x), device, clock) for _ in range(repeats)) / 1e9
+
+
+def flops(function: Callable) -> float:
+    """GFLOP of convolutions and matrix products in a call, as they are carried out (Winograd: half)."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops() / 1e9
+
+
+def parts(network: Network, size: tuple[int, int], objects: int, memory_frames: int, top_k: int) -> dict[str, Callable]:
+    """A call for each part of a step, on inputs as a step has them."""
+    device = network.mean.device
+    image, _ = pad_to_multiple(torch.randn(1, 3, *size, device=device), 16)
+    masks = torch.rand(1, objects, *image.shape[-2:], device=device) / objects
+    features = network.encode_key(image)
+    value = network.encode_value(image, features.f16, masks)
+    memory = make_memory(network.config, top_k, reserve=memory_frames)
+    for _ in range(memory_frames):
+        memory.add(features.key + 0.1 * torch.randn_like(features.key), value)
+    readout = memory.read(features.key)
+    calls = {"key encoder": lambda: network.encode_key(image)}
+    if network.config.lfm:
+        calls["  of which LFM"] = lambda: network.lfm(features.f16)
+    calls["memory read"] = lambda: memory.read(features.key)
+    calls["decoder"] = lambda: network.decode(readout, features)
+    if network.config.hfm:
+        at_4 = features.f4.shape[-2:]
+        x = torch.randn(objects, network.config.decoder_dim, *at_4, device=device, dtype=features.f4.dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        calls["  of which HFM"] = lambda: network.decoder.branch.hfm(x)
+    calls["value encoder"] = lambda: network.encode_value(image, features.f16, masks)
+    return calls
+
+
+def engine(network: Network, size: tuple[int, int], objects: int, top_k: int, interval: int) -> Callable:
+    """A call that takes ``interval`` steps of the engine, one of which encodes a memory frame; the memory grows."""
+    device = network.mean.device
+    image = torch.rand(3, *size, device=device)
+    mask = torch.arange(size[1], device=device) * (objects + 1) // size[1]
+    core = InferenceCore(network, partial(make_memory, network.config, top_k), interval)
+    core.step(image, mask.expand(size).contiguous())
+
+    def steps() -> None:
+        for _ in range(interval):
+            core.step(image)
+
+    return steps
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: allocated on the GPU, else resident in this process, so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+
+
+@exit_on_input_error
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="example: python benchmarks/inference.py --objects 1 3 --json output/inference.json",
+    )
+    add = parser.add_argument
+    add("--model", choices=sorted(PRESETS), default="gsfm", help="preset (default %(default)s)")
+    add("--spectrum", choices=("half", "hermitian"), default="hermitian", help="as reference weights need: hermitian")
+    add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of the frames (default 480 854)")
+    add("--objects", type=int, nargs="+", default=[1], metavar="K", help="numbers of objects (default 1)")
+    add("--memory_frames", type=int, default=5, metavar="N", help="in the memory read (default %(default)s)")
+    add("--top", type=int, default=50, metavar="K", help="positions each pixel reads (default %(default)s)")
+    add("--interval", type=int, default=3, metavar="N", help="every N-th frame becomes memory (default %(default)s)")
+    add("--repeats", type=int, default=5, metavar="N", help="timings of each part (default %(default)s)")
+    add("--amp", action="store_true", help="time half precision beside float32")
+    add("--compile", action="store_true", help="time torch.compile of the fast network beside")
+    add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
+    add("--fast_only", action="store_true", help="leave the plain network out")
+    add("--one_core", action="store_true", help="seconds of processor time on one thread: holds on a busy machine, too")
+    add("--device", choices=DEVICES, default="auto")
+    add("--json", type=Path, metavar="FILE", help="write all figures here")
+    args = parser.parse_args()
+
+    device = pick_device(args.device)
+    keep_freed_memory(device)
+    clock = time.perf_counter
+    if args.one_core:
+        torch.set_num_threads(1)
+        clock = time.process_time
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    torch.manual_seed(0)
+    config = NetworkConfig.preset(args.model, spectrum=args.spectrum)
+    plain = Network(config).to(device).eval()
+    variants = {} if args.fast_only else {"plain": (plain, False)}
+    fast = fast_copy(plain)
+    variants["fast"] = (fast, False)
+    if args.compile:
+        compiled = fast_copy(plain)
+        for name in ("encode_key", "encode_value", "decode"):
+            setattr(compiled, name, torch.compile(getattr(compiled, name)))
+        variants["compiled"] = (compiled, False)
+    if args.amp:
+        variants["amp"] = (fast, True)
+
+    half = half_precision(device)
+    with torch.inference_mode():
+        peaks = {
+            str(dtype).removeprefix("torch."): convolution_peak(device, dtype, clock) for dtype in (torch.float32, half)
+        }
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.size[0]}×{args.size[1]}")
+    print("peak of 3×3 convolutions: " + ", ".join(f"{value:.0f} GFLOP/s {name}" for name, value in peaks.items()))
+    tables = []
+    for objects in args.objects:
+        table = run(args, variants, objects, device, half, clock)
+        tables.append({"objects": objects, "parts": table, "peak_gib": peak_memory(device)})
+        show(tables[-1], list(variants), peaks["float32"])
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        record = {"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__, "peaks": peaks}
+        args.json.write_text(json.dumps(record | {"settings": settings, "tables": tables}, indent=1))
+
+
+def run(
+    args: argparse.Namespace, variants: dict, objects: int, device: torch.device, half: torch.dtype, clock: Callable
+) -> dict:
+    """Seconds of every variant, and GFLOP of the plain and the fast network, for each part."""
+    calls, counts = {}, {}
+    with torch.inference_mode():
+        for name, (network, amp) in variants.items():
+            context = partial(torch.autocast, device.type, half) if amp else nullcontext
+            with context():
+                for part, call in parts(network, args.size, objects, args.memory_frames, args.top).items():
+                    calls[part, name] = partial(within, context, call)
+                    if name in ("plain", "fast"):
+                        counts[part, name] = flops(call)
+                whole = engine(network, args.size, objects, args.top, args.interval)
+            calls["whole frame", name] = partial(within, context, whole)
+        times = measure(calls, device, args.repeats, clock)
+    table = {}
+    for (part, name), spent in times.items():
+        row = table.setdefault(part, {"seconds": {}, "gflop": {}})
+        row["seconds"][name] = spent / (args.interval if part == "whole frame" else 1)
+        if (part, name) in counts:
+            row["gflop"][name] = counts[part, name]
+    for name in {name for _, name in counts}:
+        gflop = {part: row["gflop"].get(name, 0) for part, row in table.items()}
+        shares = {"key encoder": 1, "memory read": 1, "decoder": 1, "value encoder": 1 / args.interval}
+        table["whole frame"]["gflop"][name] = sum(share * gflop[part] for part, share in shares.items())
+    return table
+
+
+def within(context: Callable, call: Callable) -> None:
+    with context():
+        call()
+
+
+def show(result: dict, variants: list[str], peak: float) -> None:
+    print(
+        f"\n{result['objects']} object{'s' * (result['objects'] > 1)}, peak memory so far {result['peak_gib']:.2f} GiB"
+    )
+    first = variants[0]
+    heads = [f"{name} s" for name in variants] + [f"{first}/{name}" for name in variants[1:]]
+    heads += [f"{name} GFLOP" for name in ("plain", "fast") if name in variants] + ["bound s", "fast/bound"]
+    print(f"{'':16}" + "".join(f"{head:>15}" for head in heads))
+    for part, row in result["parts"].items():
+        spent = row["seconds"]
+        cells = [f"{spent[name]:.3f}" for name in variants]
+        cells += [f"{spent[first] / spent[name]:.2f}" for name in variants[1:]]
+        cells += [f"{row['gflop'][name]:.1f}" for name in ("plain", "fast") if name in row["gflop"]]
+        bound = row["gflop"]["fast"] / peak
+        cells += [f"{bound:.3f}", f"{spent['fast'] / bound:.2f}"]
+        print(f"{part:16}" + "".join(f"{cell:>15}" for cell in cells))
+    whole = result["parts"]["whole frame"]["seconds"]
+    print("frames/s        " + "".join(f"{1 / whole[name]:>15.2f}" for name in variants), flush=True)
+
+
+def processor() -> str:
+    """The processor's name where the system tells."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if (info.is_file())
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
