@@ -21,7 +21,6 @@ from pathlib import Path
 
 import progressbar
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from datasets.video import Video
@@ -30,7 +29,7 @@ from inference_memory_bank import make_memory
 from model.fast import fast_copy
 from model.network import MEMORIES, load_network
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
-from util.distributed import local_rank, rank, world_size
+from util.distributed import gather, local_rank, process_group, rank, world_size
 from util.errors import InputError
 from util.image import write_mask
 from util.overlay import overlay_writer
@@ -58,7 +57,8 @@ def evaluate(
 
     Args:
         network: in eval mode, on ``device``.
-        make_memory, mem_every, include_last: see `InferenceCore`.
+        make_memory: makes an empty memory, with room for ``reserve`` frames (`inference_memory_bank.make_memory`).
+        mem_every, include_last: see `InferenceCore`.
         amp: autocast to half precision (`util.device.half_precision`).
         binary: PNGs are grey 0/255 instead of palette PNGs with the objects' ids.
         overlay: also write ``output/overlay/<video>.mp4`` and ``.png`` (contact sheet).
@@ -76,14 +76,15 @@ def evaluate(
     results = [VideoResults(video, output, subfolder, settings, overlay) for video in videos]
     _check_writable(output)
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
-    finished = _gather(finished)[0]  # the first process decides: some may look after others have begun
+    finished = gather(finished)[0]  # one answer for all
 
     done, failed = {}, {}
     share = _share([result for result in results if result.video.name not in finished])
     with _Progress([result.video for result in share]) as progress:
         for result in share:
             video = result.video
-            core = InferenceCore(network, make_memory, mem_every, include_last, video.num_frames or None)
+            memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
+            core = InferenceCore(network, memory, mem_every, include_last)
             autocast = torch.autocast(device.type, half_precision(device)) if amp else nullcontext()
             try:
                 done[video.name] = _segment(video, core, result, device, autocast, binary, progress)
@@ -92,7 +93,7 @@ def evaluate(
             except torch.cuda.OutOfMemoryError:
                 failed[video.name] = "out of GPU memory; a smaller --size or a larger --mem_every needs less"
             progress.end(video.name, done.get(video.name))
-    done, failed = ({k: v for part in _gather(mine) for k, v in part.items()} for mine in (done, failed))
+    done, failed = ({k: v for part in gather(mine) for k, v in part.items()} for mine in (done, failed))
     frames, seconds = (sum(video[key] for video in done.values()) for key in ("frames", "seconds"))
     summary = {"frames": frames, "seconds": seconds, "fps": frames / seconds if frames else 0.0}
     return {"videos": done, "skipped": finished, "failed": failed, **summary}
@@ -225,17 +226,6 @@ def _share(results: list[VideoResults]) -> list[VideoResults]:
     return [result for result in results if result in mine]
 
 
-def _gather(value) -> list:
-    """What every process passes in, in the order of ranks. Also a barrier, so nobody ends before the others."""
-    if world_size() == 1:
-        return [value]
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=timedelta(days=7))  # one may finish days before another
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     """A parser with the flags that all eval scripts share; ``top`` is the benchmark's default.
 
@@ -260,7 +250,12 @@ def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
     add("--amp", action="store_true", help="half precision: faster on GPUs, and on CPUs that have bf16")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
-    add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
+    add(
+        "--videos",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        metavar="A,B",
+        help="only these videos",
+    )
     add("--overwrite", action="store_true", help="process finished videos again")
     add("--overlay", action="store_true", help="also draw the masks: FOLDER/overlay/VIDEO.mp4 and .png (some frames)")
     return parser
@@ -285,29 +280,33 @@ def run(
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     if rank() == 0:
         precision = f"autocast to {half_precision(device)}".replace("torch.", "") if args.amp else "float32"
-        print(f"{len(videos)} videos, {sum(v.num_frames for v in videos)} frames on {device}, {precision}", flush=True)
-    return evaluate(
-        network,
-        videos,
-        args.output,
-        make_memory=partial(make_memory, config, args.top, args.max_memory_frames),
-        device=device,
-        mem_every=args.mem_every,
-        include_last=args.include_last,
-        amp=args.amp,
-        binary=binary,
-        overlay=args.overlay,
-        overwrite=args.overwrite,
-        subfolder=subfolder,
-        settings={
-            "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
-            "top": args.top,
-            "memory": config.memory,
-            "max_memory_frames": args.max_memory_frames,
-            "size": args.size,
-            **settings,
-        },
-    )
+        print(
+            f"{_count(len(videos), 'video')}, {sum(v.num_frames for v in videos)} frames on {device}, {precision}",
+            flush=True,
+        )
+    with process_group(device, timedelta(days=7)):  # one process may finish days before another
+        return evaluate(
+            network,
+            videos,
+            args.output,
+            make_memory=partial(make_memory, config, args.top, args.max_memory_frames),
+            device=device,
+            mem_every=args.mem_every,
+            include_last=args.include_last,
+            amp=args.amp,
+            binary=binary,
+            overlay=args.overlay,
+            overwrite=args.overwrite,
+            subfolder=subfolder,
+            settings={
+                "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
+                "top": args.top,
+                "memory": config.memory,
+                "max_memory_frames": args.max_memory_frames,
+                "size": args.size,
+                **settings,
+            },
+        )
 
 
 def report(results: dict, output: Path, videos: Sequence[Video], subfolder: str = "") -> int:
@@ -319,7 +318,8 @@ def report(results: dict, output: Path, videos: Sequence[Video], subfolder: str 
         for name, message in failed.items():
             print(f"error: {name}: {message}", file=sys.stderr)
         earlier = f", {len(skipped)} were finished before" if skipped else ""
-        print(f"{len(done)} videos done{earlier}, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+        names = f": {', '.join(failed)}" if failed else ""
+        print(f"{_count(len(done), 'video')} done{earlier}, {len(failed)} failed{names}")
         if done:
             print(f"{results['frames']} frames at {results['fps']:.2f} frames/s (processing, without files): {output}")
         _print_scores([video for video in videos if video.name not in failed], output / subfolder)
@@ -328,14 +328,20 @@ def report(results: dict, output: Path, videos: Sequence[Video], subfolder: str 
     return 1 if done or skipped else 2
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _print_scores(videos: Sequence[Video], results: Path) -> None:
     """J and F of the videos that have more masks than were given: beside those, or in a folder GroundTruth."""
     videos = [video for video in videos if video.outputs]
+    if not videos:
+        return
+    annotations = videos[0].masks[0].parents[1]
+    truth = annotations.parent / "GroundTruth"
+    truth = truth if truth.is_dir() else annotations
     frames = {}
     for video in videos:
-        annotations = videos[0].masks[0].parents[1]
-        truth = annotations.parent / "GroundTruth"
-        truth = truth if truth.is_dir() else annotations
         names = {path.stem for path in (truth / video.name).glob("*.png")} & set(video.outputs)
         if len(names) > max(2, len(video.masks)):
             frames[video.name] = names

@@ -28,27 +28,20 @@ class InferenceCore:
 
     Args:
         network: `model.network.Network` in eval mode.
-        make_memory: makes an empty memory for a new group of objects; takes ``reserve`` (a number of frames).
+        make_memory: makes an empty memory for a new group of objects, without arguments.
         mem_every: a frame becomes memory when that many frames have passed since the last memory frame.
         include_last: the previous frame is a temporary memory, too.
-        num_frames: length of the video where it is known, so that memories allocate once.
     """
 
-    def __init__(
-        self,
-        network,
-        make_memory: Callable,
-        mem_every: int = 3,
-        include_last: bool = False,
-        num_frames: int | None = None,
-    ):
+    def __init__(self, network, make_memory: Callable, mem_every: int = 3, include_last: bool = False):
         if mem_every < 1:
             raise ValueError(f"mem_every {mem_every}: expected at least 1")
         self.network, self.make_memory = network, make_memory
-        self.mem_every, self.include_last, self.num_frames = mem_every, include_last, num_frames
+        self.mem_every, self.include_last = mem_every, include_last
         self.object_ids: list[int] = []  # raw ids in the order of prob's channels 1 … K
         self._groups: list[tuple[int, object]] = []  # (number of objects, memory), in channel order
         self._pending: _Pending | None = None
+        self._size: torch.Size | None = None
         self._time = -1
         self._last_memory = -1
 
@@ -64,8 +57,14 @@ class InferenceCore:
         Returns:
             prob (K+1)×H×W float32, background first, then objects in the order of ``object_ids``; None for a frame
             that was skipped. Before the first mask everything is background.
+        Raises ValueError for an image or a mask of another shape.
         """
         self._time += 1
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(f"image of {tuple(image.shape)} {image.dtype}: expected 3×H×W of floats in [0, 1]")
+        self._size = self._size or image.shape
+        if image.shape != self._size:
+            raise ValueError(f"image of {tuple(image.shape)} in a video of {tuple(self._size)}")
         if mask is not None and mask.shape != image.shape[-2:]:
             raise ValueError(f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)")
         if mask is not None and not mask.any():
@@ -103,8 +102,7 @@ class InferenceCore:
         given = [(mask == i).to(probs.dtype) for i in new]
         if new:
             probs = torch.cat([probs, torch.stack(given)[None]], dim=1)
-            remaining = 0 if self.num_frames is None else (self.num_frames - self._time) // self.mem_every + 2
-            self._groups.append((len(new), self.make_memory(reserve=remaining)))
+            self._groups.append((len(new), self.make_memory()))
             self.object_ids += new
         return torch.softmax(soft_aggregate(probs), dim=1)
 

@@ -21,11 +21,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.clip import Clip
-from datasets.loader import build_dataset, build_loader, parse_extra
+from datasets.loader import build_dataset, build_loader, parse_extra, worker_errors
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
-from util.checkpoint import read_network_file, read_torch_file, write_network_file
+from util.checkpoint import FORMAT, read_network_file, read_torch_file, write_network_file
 from util.config import TrainConfig, complete, parse_config
 from util.device import pick_device
 from util.distributed import (
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = config.benchmark
-    with process_group(device):
+    with process_group(device), worker_errors():
         train(config, given, resumed, device)
 
 
@@ -91,84 +91,94 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
         num_workers=config.num_workers,
         pin_memory=device.type == "cuda",
     )
-    folder = prepare_folder(config)
+    folder = config.saves / config.id
     checkpoint = folder / f"{config.id}_checkpoint.pth"
+    old = existing_run(config, folder)
 
     network = build_network(config, given, resumed).to(device, memory_format=torch.channels_last)
     fused = device.type in ("cuda", "cpu")
     optimizer = torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay, fused=fused)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.steps), config.gamma)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     if resumed:
         optimizer.load_state_dict(done["optimizer"])
-        scheduler.load_state_dict(done["scheduler"])
-        scaler.load_state_dict(done["scaler"])
+        for group in optimizer.param_groups:  # flags may have changed the recipe
+            group |= {"initial_lr": config.lr, "weight_decay": config.weight_decay}
+        if done["scaler"]:  # a run without fp16 has none
+            scaler.load_state_dict(done["scaler"])
         restore_rng(done["rng"])
+        resumed.clear()  # as large as network and optimiser together
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: config.gamma ** sum(drop <= step for drop in config.steps), last_epoch=start - 1
+    )
     if config.compile:
         network.compile()
     model = network
     if world_size() > 1:
         model = DistributedDataParallel(network, [device] if device.type == "cuda" else None)
 
-    logger = TrainLogger(folder, config.id, start, config.iterations) if rank() == 0 else NullLogger()
-    logger.config(config.to_dict() | {"network": dataclasses.asdict(network.config), "data": str(dataset)})
+    start_folder(folder, old)
     parameters = sum(p.numel() for p in network.parameters())
     log.info("%s: %.1f M parameters on %s, %s", network.config, parameters / 1e6, device, precision or "float32")
-    meter, stop = Meter(device), StopRequest()
+    logger = TrainLogger(folder, config.id, start, config.iterations) if rank() == 0 else NullLogger()
+    meter, stop = Meter(device, config.accumulate), StopRequest()
     batches = iter(loader)
     model.train()
-    for iteration in range(start + 1, config.iterations + 1):
-        # Step
-        fraction = hard_fraction(iteration - 1, config.start_warm, config.end_warm)
-        for part in range(config.accumulate):
-            began = time.perf_counter()
-            batch = next(batches)
-            clip = Clip(*(x.to(device, non_blocking=True) for x in batch[:3]), batch.name)
-            meter.data_seconds += time.perf_counter() - began
-            last = part == config.accumulate - 1
-            with nullcontext() if last or model is network else model.no_sync():
-                with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-                    prediction = model(clip.frames, clip.masks[:, 0], clip.valid, make_memory(network.config))
-                losses = compute_losses(prediction, clip.masks[:, 1:], clip.valid, fraction, config.boundary_weight)
-                scaler.scale(sum(losses.values()) / config.accumulate).backward()
-            meter.add(losses, *overlap(prediction, clip))
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        learning_rate = scheduler.get_last_lr()[0]
-        scheduler.step()
-        position += clips_per_step
-        logger.progress(iteration)
+    with logger:
+        logger.config(config.to_dict() | {"network": dataclasses.asdict(network.config), "data": str(dataset)})
+        for iteration in range(start + 1, config.iterations + 1):
+            # Step
+            fraction = hard_fraction(iteration - 1, config.start_warm, config.end_warm)
+            for part in range(config.accumulate):
+                began = time.perf_counter()
+                batch = next(batches)
+                clip = Clip(*(x.to(device, non_blocking=True) for x in batch[:3]), batch.name)
+                meter.data_seconds += time.perf_counter() - began
+                last = part == config.accumulate - 1
+                with nullcontext() if last or model is network else model.no_sync():
+                    with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+                        prediction = model(clip.frames, clip.masks[:, 0], clip.valid, make_memory(network.config))
+                    losses = compute_losses(prediction, clip.masks[:, 1:], clip.valid, fraction, config.boundary_weight)
+                    scaler.scale(sum(losses.values()) / config.accumulate).backward()
+                meter.add(losses, *overlap(prediction, clip))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            learning_rate = scheduler.get_last_lr()[0]
+            scheduler.step()
+            position += clips_per_step
+            logger.progress(iteration)
 
-        # Log
-        stopping = any_process(stop.requested)
-        finished = iteration == config.iterations
-        saving = finished or stopping or iteration % config.checkpoint_every == 0
-        if saving or iteration % config.log_every == 0:  # a loss that is not finite must not reach a checkpoint
-            logger.scalars(iteration, meter.flush(iteration) | {"lr": learning_rate, "hard_fraction": fraction})
-        if iteration % config.image_every == 0 or iteration == start + 1:
-            logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
+            # Log
+            stopping = any_process(stop.requested)
+            finished = iteration == config.iterations
+            saving = finished or stopping or iteration % config.checkpoint_every == 0
+            keeping = finished or iteration % config.save_every == 0
+            if saving or keeping or iteration % config.log_every == 0:  # no file after a loss that is not finite
+                logger.scalars(iteration, meter.flush(iteration) | {"lr": learning_rate, "hard_fraction": fraction})
+            if iteration % config.image_every == 0 or iteration == start + 1:
+                logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
 
-        # Save
-        if saving:
-            state = {
-                "iteration": iteration,
-                "position": position,
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "scaler": scaler.state_dict(),
-                "rng": gather(rng_state()),
-                "settings": config.to_dict(),
-            }
-            if rank() == 0:
-                write_network_file(checkpoint, dataclasses.asdict(network.config), network.state_dict(), train=state)
-                log.info("saved %s", checkpoint)
-        if rank() == 0 and (finished or iteration % config.save_every == 0):
-            save_network(folder / f"{config.id}_{iteration}.pth", network)
-        if stopping and not finished:
-            log.warning("stopped at iteration %d; resume with --load_model %s", iteration, checkpoint)
-            break
-    logger.close()
+            # Save
+            if saving:
+                state = {
+                    "iteration": iteration,
+                    "position": position,
+                    "optimizer": optimizer.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "rng": gather(rng_state()),
+                    "settings": config.to_dict(),
+                }
+                if rank() == 0:
+                    write_network_file(
+                        checkpoint, dataclasses.asdict(network.config), network.state_dict(), train=state
+                    )
+                    log.info("saved %s", checkpoint)
+            if keeping and rank() == 0:
+                save_network(folder / f"{config.id}_{iteration}.pth", network)
+            if stopping and not finished:
+                log.warning("stopped at iteration %d; resume with --load_model %s", iteration, checkpoint)
+                break
     barrier()
 
 
@@ -189,15 +199,15 @@ def build_network(config: TrainConfig, given: set[str], resumed: dict[str, Any] 
     asked = preset_settings(config.model) if "model" in given else {}
     asked |= config.network_settings()
     if resumed:
-        network = Network(NetworkConfig(**resumed["config"]))
+        network = Network(NetworkConfig.from_file(resumed["config"], config.load_model))
         if wrong := [name for name, value in asked.items() if resumed["config"][name] != value]:
             differ = ", ".join(f"{name} {resumed['config'][name]}, not {asked[name]}" for name in wrong)
             raise InputError(f"{config.load_model}: the run to resume has {differ}")
         network.load_state_dict(resumed["network"])
     elif config.load_network:
-        settings, _ = read_network_file(config.load_network)
-        network = Network(NetworkConfig(**(settings | asked)))
-        load_weights(network, config.load_network)
+        settings, state = read_network_file(config.load_network)
+        network = Network(NetworkConfig.from_file(settings | asked, config.load_network))
+        load_weights(network, state, config.load_network)
         log.info("weights from %s", config.load_network)
     else:
         network = Network(NetworkConfig.preset(config.model, **asked))
@@ -206,31 +216,38 @@ def build_network(config: TrainConfig, given: set[str], resumed: dict[str, Any] 
     return network
 
 
-def prepare_folder(config: TrainConfig) -> Path:
-    """Make ``<saves>/<id>/``. Raises `InputError` if it holds a run that is neither resumed nor to be replaced."""
-    folder = config.saves / config.id
+def existing_run(config: TrainConfig, folder: Path) -> list[Path]:
+    """What a run of the same id has left, to be replaced when all else is ready; nothing when it is resumed.
+
+    Raises `InputError` if there is something and neither ``--overwrite`` nor the resumed file allows for it.
+    """
     old = [*folder.glob(f"{config.id}_*"), *folder.glob("tensorboard")]
-    if old and not config.load_model and not config.overwrite:
+    if config.load_model and config.load_model.resolve().parent == folder.resolve():
+        return []
+    if old and not config.overwrite:
         raise InputError(
             f"{folder}: holds a run already; resume it with --load_model {folder}/{config.id}_checkpoint.pth, "
             f"choose another --id, or replace it with --overwrite"
         )
-    barrier()  # every process has looked before one of them writes
+    return old
+
+
+def start_folder(folder: Path, old: list[Path]) -> None:
+    """Make the run's folder, without ``old``. Raises `InputError` when it cannot be made."""
+    barrier()  # every process has read what it needs before one of them writes
     if rank() == 0:
-        if not config.load_model:
+        try:
             for path in old:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-    return folder
 
 
 def read_training_checkpoint(path: Path) -> dict[str, Any]:
     """Contents of a ``<id>_checkpoint.pth``. Raises `InputError` for another kind of file."""
     contents = read_torch_file(path)
-    if not isinstance(contents, dict) or "train" not in contents:
+    if not isinstance(contents, dict) or "train" not in contents or contents.get("format") != FORMAT:
         raise InputError(f"{path}: expected a <id>_checkpoint.pth to resume; for weights alone use --load_network")
     return contents
 
@@ -262,8 +279,8 @@ def overlap(prediction: Prediction, clip: Clip) -> tuple[torch.Tensor, torch.Ten
 class Meter:
     """Collects an interval's numbers on the device; one reduction and one synchronisation when it is flushed."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, accumulate: int):
+        self.device, self.accumulate = device, accumulate
         self._clear()
 
     def _clear(self) -> None:
@@ -280,16 +297,19 @@ class Meter:
         losses = rows[:, : len(self.names)] / world_size()
         bad = (~losses.isfinite().all(1)).nonzero()
         if len(bad):
-            parts = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, losses[bad[0, 0]], strict=True))
+            first = int(bad[0, 0])
+            at = iteration - (len(rows) - 1 - first) // self.accumulate
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, losses[first], strict=True))
             raise InputError(
-                f"the loss is not finite ({parts}) about {len(rows) - int(bad[0, 0]) - 1} passes before iteration "
-                f"{iteration}; nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
+                f"the loss is not finite ({parts}) at iteration {at}; "
+                f"nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
             )
         intersection, union = rows[:, -2:].sum(0).tolist()
         seconds = time.perf_counter() - self.began
         values = dict(zip(self.names, losses.mean(0).tolist(), strict=True))
         values = {"loss": sum(values.values())} | values | {"iou": intersection / max(union, 1)}
-        values |= {"seconds": seconds / len(rows), "data_seconds": self.data_seconds / len(rows)}
+        iterations = len(rows) / self.accumulate
+        values |= {"seconds": seconds / iterations, "data_seconds": self.data_seconds / iterations}
         self._clear()
         return values | {"peak_gib": peak_memory(self.device)}
 
@@ -327,7 +347,6 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("%s: stopping after this iteration, with a checkpoint", signal.Signals(number).name)
 
 
 if __name__ == "__main__":

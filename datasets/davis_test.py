@@ -14,10 +14,18 @@ SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
 
 
 def davis_names(base: Path, year: int, split: str) -> list[str]:
-    """Names of a split's videos: from ``base/ImageSets/<year>/`` if it is there, else the official list."""
+    """Names of a split's videos: from ``base/ImageSets/<year>/`` if it is there, else the official list.
+
+    Raises `InputError` for a list that is none.
+    """
     split = "test-dev" if split == "testdev" else split
     listed = base / "ImageSets" / str(year) / f"{split}.txt"
-    return (listed if listed.is_file() else LISTS / f"davis{year}_{split}.txt").read_text().split()
+    if not listed.is_file():
+        listed = LISTS / f"davis{year}_{split}.txt"
+    names = listed.read_text(errors="replace").split()
+    if not names or any("/" in name or "\ufffd" in name for name in names):
+        raise InputError(f"{listed}: is no list of videos; expected the name of a video on each line")
+    return names
 
 
 def davis_videos(

@@ -13,9 +13,9 @@ The datasets that are mixed have two methods: ``len(dataset)`` and ``dataset.sam
 """
 
 import logging
-import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,8 +84,27 @@ class StreamSampler(Sampler[Draw]):
             yield Draw(int(order[place]), (self.seed, 2, position), position / self.stop)
 
 
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """What goes wrong in a data worker becomes an `InputError` of one line.
+
+    A worker that is killed raises wherever the main process happens to be: wrap whole training loops in this.
+    """
+    try:
+        yield
+    except InputError as error:  # from a worker it comes with a traceback, its own line last
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
+            " /dev/shm; try fewer --num_workers or a smaller --batch_size"
+        ) from error
+
+
 class ClipLoader:
-    """Iterates over batched `Clip`s; what goes wrong in a worker ends in an `InputError` of one line."""
+    """Iterates over batched `Clip`s, inside `worker_errors`."""
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
@@ -94,17 +113,8 @@ class ClipLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Clip]:
-        try:
+        with worker_errors():
             yield from self.loader
-        except InputError as error:  # from a worker it comes with a traceback, its own line last
-            raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
-                " /dev/shm; try fewer --num_workers or a smaller --batch_size"
-            ) from error
 
 
 def build_loader(
@@ -139,12 +149,14 @@ def build_loader(
 
 
 def _init_worker(worker: int) -> None:
-    """One thread per worker. Signals to the whole group must not disturb the main process while it saves and stops:
-    Ctrl-C is its business alone, and a worker that ends well raises nothing there."""
+    """One thread per worker. Signals to the whole group (Ctrl-C, a launcher's SIGTERM) are for the main process alone:
+
+    it needs the batch it waits for to finish its iteration, save and stop. Workers end when it does.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def build_dataset(
@@ -162,7 +174,8 @@ def build_dataset(
 ) -> Mixture:
     """The published mixture of a stage, as far as it is on disk: 0 static, 1 BL30K, 2 and 3 DAVIS + YouTube-VOS.
 
-    Stage 0: the sub-folders of ``static_root``, those of `STATIC_SETS` as often as it says and others once. Stage 1:
+    Stage 0: the sub-folders of ``static_root``, those of `STATIC_SETS` as often as it says and others once (or the
+    folder itself, if images lie in it). Stage 1:
     ``bl_root``. Stages 2 and 3: the training videos of DAVIS (2017 or 2016) in ``davis_root`` five times and
     YouTube-VOS in ``yv_root/train_480p`` once, or those of its videos that the file ``yv_list`` names, one per line.
     ``extra``: more pairs of folders (see `parse_extra`), images with masks in stage 0 and videos in the others.
@@ -214,6 +227,8 @@ def parse_extra(text: str) -> tuple[Path, Path, int]:
 
 def _static_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
     folders = sorted(root.iterdir()) if root and root.is_dir() else []
+    if any(path.suffix.lower() in (".jpg", ".jpeg") for path in folders):
+        folders = [root]  # one set of one's own
     folders = [folder for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
     repeats = {name.lower(): repeat for name, repeat in STATIC_SETS.items()}
     parts = [(f.name, StaticImages(f, **shape), repeats.get(f.name.lower(), 1)) for f in folders]
@@ -253,6 +268,8 @@ def _youtube_parts(root: Path | None, names: Path | None, shape: dict) -> tuple[
 
 def _present(names: Sequence[str], folder: Path) -> list[str]:
     """Those of the named videos that are there; warns of the others. Raises `InputError` if none is."""
+    if not names:
+        raise InputError(f"{folder}: the list of its videos is empty; expected names, one per line")
     found = [name for name in names if (folder / name).is_dir()]
     lacking = sorted(set(names) - set(found))
     if not found:

@@ -95,16 +95,26 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
     return np.array(Image.fromarray(array).resize(size[::-1], resample))
 
 
+def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at another size, nearest neighbour; an object that falls between the pixels keeps one."""
+    small = _resize(mask, size, Image.Resampling.NEAREST)
+    for lost in np.setdiff1d(mask, small):
+        y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
+        small[int(y), int(x)] = lost
+    return small
+
+
 def _frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
     small = inference_size(original.shape[:2], short_side)
     if mask is not None:
-        mask = _resize(mask, small, Image.Resampling.NEAREST)
+        mask = _shrink(mask, small)
     return VideoFrame(name, _resize(original, small, Image.Resampling.BICUBIC), mask, needed, original)
 
 
 def _natural(path: Path) -> list:
     """Sort key under which 2.jpg comes before 10.jpg."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.stem)]
+    parts = re.split(r"([0-9]+)", path.stem)  # text and numbers in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def list_frames(folder: Path) -> list[Path]:
@@ -195,7 +205,7 @@ def frames_video(
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
     """H×W×3 uint8, turned upright where the file says so (phones store portrait video lying on its side)."""
     image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(getattr(frame, "rotation", 0) / 90)))
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
 def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
@@ -208,6 +218,8 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         raise InputError(f"{path}: no such file; expected a video")
     try:
         with av.open(str(path)) as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
             stream = container.streams.video[0]
             size = _rgb(next(container.decode(stream))).shape[:2]
             fps = stream.average_rate or Fraction(24)

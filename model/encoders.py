@@ -76,7 +76,7 @@ class Backbone(nn.Module):
 
 
 class ValueEncoder(nn.Module):
-    """Frame, object masks and key features → one memory value per object (SPEC of STCN, section 3.2).
+    """Frame, object masks and key features → one memory value per object (STCN section 3.2).
 
     Args:
         f16_dim: channels of the key encoder's f16.

@@ -22,6 +22,7 @@ from util.checkpoint import extend_input_channels, read_network_file, write_netw
 from util.errors import InputError
 from util.tensor import soft_aggregate
 
+EXPECTED = {"bool": "true or false", "int": "a whole number from 1 on"}
 MEMORIES = ("space_time", "global_context")
 
 
@@ -56,6 +57,11 @@ class NetworkConfig:
     gc_update: str = "mean"
 
     def __post_init__(self):
+        for name, kind in {"bool": bool, "int": int}.items():
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.type == name and (type(value) is not kind or (kind is int and value < 1)):
+                    raise InputError(f"network setting {field.name}={value!r}: expected {EXPECTED[name]}")
         choices = {
             "backbone": tuple(BACKBONE_DIMS),
             "spectrum": SPECTRA,
@@ -74,6 +80,14 @@ class NetworkConfig:
     def preset(cls, name: str, **overrides) -> NetworkConfig:
         """One of `PRESETS`, with any field overridden. Raises `InputError` for another name."""
         return cls(**(preset_settings(name) | overrides))
+
+    @classmethod
+    def from_file(cls, settings: dict[str, object], path: Path) -> NetworkConfig:
+        """The settings stored in ``path``. Raises `InputError` for some that this version does not know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise InputError(f"{path}: the network has settings unknown to this version: {', '.join(unknown)}")
+        return cls(**settings)
 
 
 PRESETS = {
@@ -194,16 +208,6 @@ def save_network(path: Path, network: Network) -> None:
     write_network_file(path, dataclasses.asdict(network.config), network.state_dict())
 
 
-def load_weights(network: Network, path: Path) -> None:
-    """Load a file's weights into a network that exists, as a start for training (``--load_network``).
-
-    Stage-0 weights (one mask channel) enter a multi-object network with an orthogonal new channel. Raises
-    `InputError` that names missing keys and keys of another shape.
-    """
-    _, state = read_network_file(path)
-    _load_state(network, state, path, new_channel="orthogonal")
-
-
 def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     """Rebuild a network for evaluation from an own file or one of the GSFM / STCN reference programs'.
 
@@ -211,19 +215,21 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     Raises `InputError` for anything else.
     """
     settings, state = read_network_file(path)
-    known = {field.name for field in dataclasses.fields(NetworkConfig)}
-    if unknown := sorted(set(settings) - known):
-        raise InputError(f"{path}: the network has settings unknown to this version: {', '.join(unknown)}")
-    network = Network(NetworkConfig(**{**settings, "single_object": False}))
-    _load_state(network, state, path, new_channel="zero")
+    network = Network(NetworkConfig.from_file(settings | {"single_object": False}, path))
+    load_weights(network, state, path, new_channel="zero")
     return network.to(device).eval()
 
 
-def _load_state(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str) -> None:
+def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str = "orthogonal") -> None:
+    """Load the state dict that was read from ``path``.
+
+    Stage-0 weights (one mask channel) enter a multi-object network with a ``new_channel``: orthogonal when training
+    goes on, zero for evaluation. Raises `InputError` that names missing keys and keys of another shape.
+    """
     own = network.state_dict()
     name = "value_encoder.backbone.conv1.weight"
     if name in state and state[name].shape[1] + 1 == own[name].shape[1]:
-        state[name] = extend_input_channels(state[name], 1, new_channel)
+        state = state | {name: extend_input_channels(state[name], 1, new_channel)}
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
     problems += [

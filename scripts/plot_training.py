@@ -5,7 +5,6 @@ python scripts/plot_training.py saves/gsfm saves/gc --output curves.png --smooth
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
+from util.logger import read_log
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,24 +23,15 @@ import matplotlib.pyplot as plt
 CURVES = {"loss": "loss", "iou": "IoU on the training clips", "lr": "learning rate", "seconds": "seconds per iteration"}
 
 
-def read_log(run: Path) -> dict[int, dict[str, float]]:
-    """iteration → numbers of a run's ``*_log.jsonl``; where a resumed run repeats iterations, the last entry counts.
+def read_run(run: Path) -> dict[int, dict[str, float]]:
+    """iteration → numbers of a run's ``*_log.jsonl``.
 
     Raises `InputError` for a folder without a log.
     """
     logs = sorted(run.glob("*_log.jsonl")) if run.is_dir() else [run] if run.is_file() else []
     if len(logs) != 1:
         raise InputError(f"{run}: expected the folder of one training run, with its <id>_log.jsonl")
-    entries = {}
-    for number, line in enumerate(logs[0].read_text().splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(logs[0].read_text().splitlines()):
-                continue  # a run that was killed may leave half a line
-            raise InputError(f"{logs[0]}: line {number} is not JSON") from error
-        if "iteration" in entry:
-            entries[entry["iteration"]] = entry
+    entries = {entry["iteration"]: entry for entry in read_log(logs[0]) if "iteration" in entry}
     if not entries:
         raise InputError(f"{logs[0]}: no entries yet")
     return dict(sorted(entries.items()))
@@ -53,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
     parser.add_argument("--smooth", type=int, default=1, help="running mean over this many entries (default: 1)")
     args = parser.parse_args(arguments)
-    logs = {run.name: read_log(run) for run in args.runs}
+    logs = {run.name: read_run(run) for run in args.runs}
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
         for run, entries in logs.items():

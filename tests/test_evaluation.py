@@ -223,7 +223,7 @@ def test_memory_kind_and_bound_by_flag(tmp_path, evaluate, monkeypatch):
     context = tmp_path / "context.pth"
     config = NetworkConfig.preset("gc", backbone="resnet18", key_dim=16, value_dim=32, decoder_dim=16)
     save_network(context, Network(config))
-    frame, matrix = 4 * 3 * 4 * (16 + 2 * 32), 4 * 2 * 16 * 32  # bytes of a memory frame and of a global context
+    frame, matrix = 4 * 3 * 4 * (16 + 1 + 2 * 32), 4 * 2 * 16 * 32  # bytes of a memory frame and of a global context
 
     def held(*flags) -> int:
         code, _, error = evaluate(eval_generic, "--data_path", data, "--mem_every", "1", "--overwrite", *flags)
@@ -256,13 +256,16 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
             raise KeyboardInterrupt
         return step(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(InferenceCore, "step", killed)
-        evaluate(eval_generic, "--data_path", data)
+        code, _, error = evaluate(eval_generic, "--data_path", data, "--overlay")
+    assert code == 130 and error.strip().endswith("interrupted")
+    left = tmp_path / "out/overlay/.b.mp4.4711.tmp"
+    left.write_bytes(b"of the killed run")
     for name in ("00002.png", ".00003.png.4711.tmp"):
         (tmp_path / "out/b" / name).write_bytes(b"of the killed run")
-    code, out, _ = evaluate(eval_generic, "--data_path", data)
-    assert code == 0 and "1 videos done, 1 were finished before" in out
+    code, out, _ = evaluate(eval_generic, "--data_path", data, "--overlay")
+    assert code == 0 and "1 video done, 1 were finished before" in out and not left.exists()
     check_files(tmp_path / "out/b", names(6), (32, 48), {1})
 
 
@@ -376,7 +379,7 @@ def test_a_corrupt_frame_fails_its_video_only(tmp_path, evaluate, damage):
     assert code == 2 and str(frame) in error  # nothing at all came of this run
     frame.write_bytes(good)
     code, out, _ = evaluate(eval_generic, "--data_path", data)
-    assert code == 0 and "1 videos done, 2 were finished before" in out
+    assert code == 0 and "1 video done, 2 were finished before" in out
     check_files(tmp_path / "out/b", names(6), (32, 48), {1})
 
 
@@ -391,7 +394,7 @@ def test_a_full_disk_is_reported_although_it_strikes_behind_the_loop(tmp_path, e
     monkeypatch.setattr(evaluation, "write_mask", write)
     code, out, error = evaluate(eval_generic, "--data_path", data)
     assert code == 1 and "a/00005.png: cannot be written (No space left" in error
-    assert "1 videos done, 1 failed: a" in out
+    assert "1 video done, 1 failed: a" in out
 
 
 @pytest.mark.parametrize("slow", ["engine", "writer"])
@@ -466,7 +469,7 @@ def test_video_file_with_masks_and_overlay(tmp_path, evaluate, clip):
     code, text, _ = evaluate(eval_generic, *flags)
     assert code == 0 and "1 were finished before" in text
     (out / "my clip/00010.png").unlink()
-    assert "1 videos done" in evaluate(eval_generic, *flags)[1]
+    assert "1 video done" in evaluate(eval_generic, *flags)[1]
 
 
 @pytest.mark.parametrize("size", [(33, 1), (31, 45)])

@@ -141,3 +141,30 @@ def test_overlay_tints_objects_and_leaves_the_rest(tmp_path):
     assert tuple(drawn[30, 25]) == (114, 50, 50)  # inside: halfway to (128, 0, 0)
     assert tuple(drawn[30, 10]) == (128, 0, 0)  # on the outline: the colour itself
     assert (image == 100).all()
+
+
+def test_photos_are_read_upright(tmp_path):
+    """A phone stores a portrait lying on its side, with a note; the mask was drawn on the upright picture."""
+    lying = np.zeros((40, 60, 3), np.uint8)
+    lying[:, :30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(lying).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == (60, 40)
+    upright = read_image(tmp_path / "a.jpg")
+    assert upright.shape == (60, 40, 3) and upright[:25].min() > 200 and upright[35:].max() < 50
+
+
+def test_soft_edges_of_few_ids_are_refused_and_small_objects_are_not(tmp_path):
+    y, x = np.mgrid[:240, :320]
+    ellipse = (((x - 160) / 90) ** 2 + ((y - 120) / 60) ** 2 < 1).astype(np.float32)
+    soft = ellipse.reshape(60, 4, 80, 4).mean((1, 3)) * 200
+    Image.fromarray(soft.round().astype(np.uint8)).save(tmp_path / "soft.png")
+    with pytest.raises(InputError, match="different ids found"):
+        read_mask(tmp_path / "soft.png")
+    small = np.zeros((60, 80), np.uint8)
+    small[10:40, 10:40] = 30
+    for i in range(8):
+        small[5 + 6 * i, 60] = 40 + i
+    write_mask(tmp_path / "small.png", small)
+    assert np.array_equal(read_mask(tmp_path / "small.png"), small)

@@ -189,5 +189,10 @@ def test_autocast(make_core, kind, include_last):
 
 def test_wrong_mask_size_names_both(make_core):
     frames, mask = clip(1, 32, 32)
+    core = make_core()
     with pytest.raises(ValueError, match=r"\(32, 31\).*\(32, 32\)"):
-        make_core().step(frames[0], mask[:, :31])
+        core.step(frames[0], mask[:, :31])
+    with pytest.raises(ValueError, match=r"\(3, 31, 32\).*\(3, 32, 32\)"):
+        core.step(frames[0, :, :31])
+    with pytest.raises(ValueError, match="floats in"):
+        core.step((frames[0] * 255).byte())

@@ -148,7 +148,7 @@ def test_whole_clips(family, run):
     frames, masks = synth_clip(height, width, count, length, seed)
     frames = frames * network.std + network.mean
     ids = (masks * torch.arange(1, count + 1)[:, None, None]).sum(1).long()
-    core = InferenceCore(network, functools.partial(make_memory, network.config, top), every, bool(last), length)
+    core = InferenceCore(network, functools.partial(make_memory, network.config, top), every, bool(last))
     shape = tuple(vectors(family)[f"{run}/prob/shape"])
     ours, known = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
     for t in range(length):

@@ -60,7 +60,7 @@ def test_half_equals_full_transform_mirrored(size):
 
 
 def test_filter_share_of_spectrum():
-    """In bins the filter changes with the size (SPEC: 0.55, 0.82, 0.96 on average); relative stays the same."""
+    """In bins the filter changes with the size (it passes 0.55, 0.82, 0.96 on average); relative stays the same."""
 
     def share(height, width, kind):
         return full_filter(height, width, "low", kind).mean().item()

@@ -23,11 +23,13 @@ from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import Network, NetworkConfig
 from train import overlap
+from util.checkpoint import write_torch_file
 from util.config import complete, parse_config
+from util.logger import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = [f"--{name}={value}" for name, value in TINY.items()] + ["--pretrained", "none"]
-SMALL = ["--crop", "48", "-b", "2", "--num_workers", "0", "--device", "cpu", "--log_every", "3"]
+SMALL = ["--crop", "48", "--global_batch_size", "2", "--num_workers", "0", "--device", "cpu", "--log_every", "3"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
@@ -104,7 +106,7 @@ def test_published_commands_end_to_end(call, tmp_path, data):
     call(*stage_3, "--load_network", tmp_path / "s0/s0_4.pth", launcher=launcher)
     resumed = call("--id", "s03", "--stage", "3", "-i", "6", "--load_model", tmp_path / "s03/s03_checkpoint.pth")
     assert "6/6" in resumed.stderr
-    log = [json.loads(line) for line in (tmp_path / "s03/s03_log.jsonl").read_text().splitlines()]
+    log = read_log(tmp_path / "s03/s03_log.jsonl")
     assert [entry["iteration"] for entry in log if "iteration" in entry] == [2, 3, 4, 6]
     assert {"loss", "ce", "boundary", "iou", "lr", "seconds", "data_seconds", "peak_gib"} < log[-1].keys()
     assert log[0]["config"]["iterations"] == 4 and log[0]["config"]["network"]["single_object"] is False
@@ -164,9 +166,9 @@ def test_resume_is_exact(call, tmp_path, processes, inside):
 def test_processes_add_up_to_one(call, tmp_path):
     """2 processes × 1 clip, 1 process × 2 clips, and 2 backward passes of 1 clip give the same gradients."""
     flags = ["--stage", "0", "-i", "1", *NETWORK]
-    call("--id", "one", *flags, "-b", "2")
-    call("--id", "two", *flags, "--global_batch_size", "2", launcher=TORCHRUN)
-    call("--id", "parts", *flags, "-b", "1", "--accumulate", "2")
+    call("--id", "one", *flags)
+    call("--id", "two", *flags, launcher=TORCHRUN)
+    call("--id", "parts", *flags, "--accumulate", "2")
     moments = {}
     for run in ("one", "two", "parts"):
         contents = torch.load(tmp_path / run / f"{run}_checkpoint.pth", weights_only=True)["train"]
@@ -180,29 +182,81 @@ def test_processes_add_up_to_one(call, tmp_path):
             assert (ours - one).norm() < 1e-2 * one.norm() + 1e-6 * size
 
 
+def test_resume_takes_a_changed_recipe(call, tmp_path):
+    flags = ["--stage", "0", "--log_every", "1"]
+    call("--id", "run", *flags, *NETWORK, "-i", "2", "--lr", "1e-4", "--steps", "1")
+    checkpoint = tmp_path / "run/run_checkpoint.pth"
+    # The records of a killed run: an entry after the checkpoint, and half a line.
+    with (tmp_path / "run/run_log.jsonl").open("a") as log:
+        log.write('{"iteration": 3, "lr": 7}\n{"iteration": 4, "lo')
+    changed = [
+        "-i",
+        "6",
+        "--lr",
+        "1e-3",
+        "--steps",
+        "1",
+        "4",
+        "--gamma",
+        "0.5",
+        "--weight_decay",
+        "0.1",
+        "--amp",
+        "bf16",
+    ]
+    call("--id", "run", *flags, "--load_model", checkpoint, *changed)
+    rates = {entry["iteration"]: entry["lr"] for entry in read_log(tmp_path / "run/run_log.jsonl") if "lr" in entry}
+    assert rates == pytest.approx({1: 1e-4, 2: 1e-5, 3: 5e-4, 4: 5e-4, 5: 2.5e-4, 6: 2.5e-4})
+    saved = torch.load(checkpoint, weights_only=True)["train"]
+    assert saved["optimizer"]["param_groups"][0]["weight_decay"] == 0.1 and saved["settings"]["gamma"] == 0.5
+
+
 def test_stop_signal_saves_and_exits(data, tmp_path):
+    """SIGTERM to the whole group, as launchers send it: the data workers leave the last iteration its batch."""
     command = [sys.executable, "train.py", *SMALL, "--static_root", data / "static", "--saves", tmp_path]
-    command += ["--id", "run", "--stage", "0", "-i", "100000", *NETWORK]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command += ["--id", "run", "--stage", "0", "-i", "100000", *NETWORK, "--num_workers", "1"]
     run = subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [str(part) for part in command], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     for line in run.stderr:
         if " it 3/" in line:
             break
-    run.send_signal(signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGTERM)
     _, messages = run.communicate(timeout=60)
-    assert run.returncode == 0 and "resume with --load_model" in messages
+    assert run.returncode == 0 and "resume with --load_model" in messages, messages
     assert torch.load(tmp_path / "run/run_checkpoint.pth", weights_only=True)["train"]["iteration"] >= 3
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(run.pid, 0)
+
+
+def test_killed_worker_ends_in_one_line(data, tmp_path):
+    command = [sys.executable, "train.py", *SMALL, "--static_root", data / "static", "--saves", tmp_path]
+    command += ["--id", "run", "--stage", "0", "-i", "100000", *NETWORK, "--num_workers", "1"]
+    run = subprocess.Popen([str(part) for part in command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in run.stderr:
+        if " it 3/" in line:
+            break
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.exists():
+        run.kill()
+        pytest.skip("this system does not list a process's children")
+    workers = [int(pid) for pid in children.read_text().split()]
+    workers = [pid for pid in workers if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, messages = run.communicate(timeout=60)
+    last = messages.strip().splitlines()[-1]
+    assert run.returncode == 2 and "a data worker died" in last and "Traceback" not in messages, messages
 
 
 BAD = {
     "empty folder": (["--stage", "0", "--static_root", "{tmp}/empty"], "no training data"),
     "unknown stage": (["--stage", "7"], "invalid choice: 7"),
+    "another run": (["--stage", "0", "--load_model", "{tmp}/run_checkpoint.pth", "-i", "9"], "holds a run already"),
     "another network": (["--stage", "0", "--model", "stcn", "--load_network", "{tmp}/gsfm.pth"], "of another network"),
     "no checkpoint": (["--stage", "0", "--load_model", "{tmp}/gsfm.pth"], "expected a <id>_checkpoint.pth"),
+    "two batch sizes": (["--stage", "0", "-b", "2"], "give one of them"),
     "crop": (["--stage", "0", "--crop", "50"], "multiple of 16"),
-    "global batch": (["--stage", "0", "--global_batch_size", "3", "--accumulate", "2"], "expected a multiple of 2"),
+    "global batch": (["--stage", "0", "--accumulate", "4"], "expected a multiple of 4"),
     "precision": (["--stage", "0", "--amp", "fp16"], "bf16"),
     "pretrained": (
         ["--stage", "0", "--pretrained", "{tmp}/gsfm.pth"],
@@ -219,6 +273,11 @@ def test_bad_input_ends_in_one_line(what, tiny_network, data, tmp_path, monkeypa
 
     flags, message = BAD[what]
     (tmp_path / "empty").mkdir()
+    if what == "another run":
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "bad_1.pt").touch()
+        train_state = {"iteration": 1, "position": 2, "settings": {"stage": 0}}
+        write_torch_file(tmp_path / "run_checkpoint.pth", {"format": 1, "train": train_state})
     save_network(tmp_path / "gsfm.pth", tiny_network())
     monkeypatch.setattr(train, "StopRequest", lambda: type("Never", (), {"requested": False})())
     base = ["--id", "bad", *SMALL, "--static_root", str(data / "static"), "--saves", str(tmp_path)]
@@ -227,6 +286,14 @@ def test_bad_input_ends_in_one_line(what, tiny_network, data, tmp_path, monkeypa
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.value.code == 2 and message in last, last
     assert not list(tmp_path.glob("bad/*.pth"))
+
+
+def test_overwrite_replaces_a_run_only_when_the_new_one_is_ready(call, tmp_path):
+    call("--id", "run", "--stage", "0", "-i", "2", *NETWORK)
+    failed = call("--id", "run", "--stage", "0", "--overwrite", "--load_network", tmp_path / "none.pth", check=False)
+    assert failed.returncode == 2 and (tmp_path / "run/run_2.pth").exists()
+    call("--id", "run", "--stage", "3", "-i", "1", "--overwrite", "--load_network", tmp_path / "run/run_2.pth")
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pth")) == ["run_1.pth", "run_checkpoint.pth"]
 
 
 def test_existing_run_is_not_replaced(data, tmp_path, capsys):
@@ -242,8 +309,6 @@ def test_existing_run_is_not_replaced(data, tmp_path, capsys):
 
 def test_full_disk_keeps_the_previous_checkpoint(tiny_network, tmp_path):
     """A disk that fills up while saving: the old checkpoint survives, the message names the file."""
-    from util.checkpoint import write_torch_file
-    from util.errors import InputError
 
     path = tmp_path / "run_checkpoint.pth"
     write_torch_file(path, {"iteration": 1})
@@ -259,7 +324,6 @@ exit_on_input_error(write_torch_file)({str(path)!r}, {{"weights": torch.zeros(1_
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and str(path) in result.stderr and len(result.stderr.splitlines()) == 1
     assert torch.load(path, weights_only=True)["iteration"] == 1 and len(list(tmp_path.iterdir())) == 1
-    assert issubclass(InputError, ValueError)
 
 
 def test_stage_presets_and_resumed_settings():

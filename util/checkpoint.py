@@ -8,8 +8,7 @@ Everything that rewrites weights is here: renaming, folding convolution biases, 
 """
 
 import os
-import pickle
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ REFERENCE_NAMES = {
     "value_encoder.fuser.attention.spatial_gate.conv": "value_encoder.fuser.attention.SpatialGate.spatial.conv",
     **{f"decoder.branch.{module}": f"decoder.{module}" for module in _BRANCH.split()},
 }
+
+EXPECTED = "expected a .pth of this project or of the GSFM or STCN reference programs"
 
 # Settings of the reference programs' networks, without (STCN) and with (GSFM) the spectral modules.
 REFERENCE_SETTINGS = {
@@ -60,7 +61,7 @@ def write_torch_file(path: Path, contents: Any) -> None:
         try:
             torch.save(contents, file)
         except RuntimeError as error:  # how torch reports a full disk
-            raise InputError(f"{path}: cannot be written ({error})") from error
+            raise InputError(f"{path}: cannot be written; is the disk full?") from error
         file.flush()
         os.fsync(file.fileno())
 
@@ -71,18 +72,11 @@ def read_torch_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint (.pth)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not a PyTorch checkpoint of tensors ({reason})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles: the error below says more
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint make torch raise many types
+        raise InputError(f"{path}: is not a checkpoint, or a damaged one; {EXPECTED}") from error
 
 
 def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -171,8 +165,9 @@ def import_reference(state: Any, path: Path) -> tuple[dict[str, Any], dict[str, 
         state = {name.removeprefix("module."): value for name, value in state.items()}
     else:
         state = {}
-    if "key_proj.key_proj.weight" not in state or "value_encoder.conv1.weight" not in state:
-        raise InputError(f"{path}: neither a checkpoint of this project nor of the GSFM or STCN reference programs")
+    if missing := [name for name in ("key_proj.key_proj.weight", "value_encoder.conv1.weight") if name not in state]:
+        held = f"it holds {', '.join(list(state)[:3])}, …" if state else "it holds no tensors by name"
+        raise InputError(f"{path}: no {' and no '.join(missing)}, {held}; {EXPECTED}")
     for mean in [name for name in state if name.endswith(".running_mean")]:
         bias = f"{_convolution_before(mean.removesuffix('.running_mean'))}.bias"
         if bias in state:

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class TrainConfig:
     overwrite: bool = _flag(False, "replace an existing run of the same id")
 
     # Network; a resumed or given checkpoint brings its own.
-    model: str = _flag("gsfm", "preset of the network", choices=("gsfm", "stcn", "gc", "gsfm-small"))
+    model: str = _flag("gsfm", "preset of the network: gsfm, stcn, gc or gsfm-small")
     backbone: str | None = _flag(None, "key encoder", choices=("resnet50", "resnet18"))
     lfm: bool | None = _flag(None, "Low-Frequency Module", action=argparse.BooleanOptionalAction)
     hfm: bool | None = _flag(None, "High-Frequency Module and boundary branch", action=argparse.BooleanOptionalAction)
@@ -106,10 +108,13 @@ class TrainConfig:
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
 
+# Two ways to say one thing.
+ALTERNATIVES = (("batch_size", "global_batch_size"), ("amp", "no_amp"))
 NETWORK_FIELDS = ("backbone", "lfm", "hfm", "spectrum", "filter", "memory")
 NETWORK_FIELDS += ("key_dim", "value_dim", "decoder_dim", "gc_norm", "gc_update")
 # What a resumed run takes from its command line alone, never from the checkpoint.
-OF_THE_CALL = {"id", "load_model", "load_network", "saves", "overwrite", "device", "num_workers"}
+OF_THE_CALL = {"id", "load_model", "load_network", "saves", "overwrite"}
+OF_THE_CALL |= {"device", "num_workers", "compile", "benchmark", "debug"}
 
 EXAMPLE = """examples:
   stage 0, published recipe, 8 GPUs:
@@ -137,7 +142,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, set[s
     for setting in dataclasses.fields(TrainConfig):
         options = dict(setting.metadata)
         names, text = options.pop("names"), options.pop("help")
-        if setting.type == "bool" or setting.type is bool:
+        if setting.type is bool:
             options["action"] = "store_true"
         if setting.default not in (None, "", (), False):
             shown = setting.default if not isinstance(setting.default, tuple) else " ".join(setting.default)
@@ -169,14 +174,17 @@ def complete(config: TrainConfig, given: set[str], saved: dict[str, Any] | None,
         for name, value in saved.items():
             if name in known and name not in given and name not in OF_THE_CALL:
                 values[name] = _restore(known[name], value)
-        if "batch_size" in given:
-            values["global_batch_size"] = config.global_batch_size
+        for one, other in ALTERNATIVES:  # what is given replaces both that were saved
+            if one in given or other in given:
+                values |= {name: getattr(config, name) for name in (one, other)}
     for name, value in STAGES[config.stage].items():
         if values.get(name) is None:
             values[name] = value
-    if values.get("global_batch_size"):
+    if {"batch_size", "global_batch_size"} <= given:
+        raise InputError("-b counts clips per process, --global_batch_size over all: give one of them")
+    if values.get("global_batch_size") is not None:
         shares = world_size * values.get("accumulate", 1)
-        if values["global_batch_size"] % shares:
+        if values["global_batch_size"] % shares or values["global_batch_size"] < 1:
             raise InputError(
                 f"--global_batch_size {values['global_batch_size']}: expected a multiple of {shares} "
                 f"({world_size} processes × {values.get('accumulate', 1)} backward passes per step)"
@@ -184,7 +192,8 @@ def complete(config: TrainConfig, given: set[str], saved: dict[str, Any] | None,
         values["batch_size"] = values["global_batch_size"] // shares
     config = TrainConfig(**values)
     if config.debug:
-        config = dataclasses.replace(config, log_every=5, image_every=20)
+        often = {"log_every": 5, "image_every": 20}
+        config = dataclasses.replace(config, **{name: n for name, n in often.items() if name not in given})
     _check(config)
     return config
 
@@ -194,6 +203,10 @@ def _check(config: TrainConfig) -> None:
     for name in positive:
         if getattr(config, name) < 1:
             raise InputError(f"--{name} {getattr(config, name)}: expected at least 1")
+    for name in ("lr", "gamma", "weight_decay", "boundary_weight", "num_workers"):
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"--{name} {value}: expected a number from 0 on")
     if config.crop < 16 or config.crop % 16:
         raise InputError(f"--crop {config.crop}: expected a multiple of 16")
     if config.synthetic < 0:
@@ -204,8 +217,8 @@ def _check(config: TrainConfig) -> None:
         raise InputError(f"--no_amp and --amp {config.amp} contradict each other")
     if config.load_model and config.load_network:
         raise InputError("--load_model resumes a run, --load_network starts one: give one of them")
-    if not config.id or "/" in config.id:
-        raise InputError(f"--id {config.id!r}: expected a name for the run, without slashes")
+    if not re.fullmatch(r"[\w.+=@-]+", config.id) or config.id.startswith("."):
+        raise InputError(f"--id {config.id!r}: expected a name for a folder: letters, digits and _ . + = @ -")
 
 
 def _plain(value: Any) -> Any:

@@ -15,9 +15,11 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
     ``local_rank`` picks the GPU on this machine. Raises `InputError` for a device that is not there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "cpu": True}
+    # Before 2.5 PyTorch had no autocast on MPS, not even to switch it off.
+    available["mps"] = torch.backends.mps.is_available() and torch.amp.is_autocast_available("mps")
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
+        name = next(kind for kind in DEVICES[1:] if available[kind])
     if name not in available:
         raise InputError(f"--device {name}: expected one of {', '.join(DEVICES)}")
     if not available[name]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -25,16 +26,17 @@ def world_size() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
     """Join the group that the launcher described in the environment: nccl on CUDA, gloo elsewhere.
 
-    Objects and flags on the CPU travel over gloo on every machine, so they never wait for the GPU.
+    Objects and flags on the CPU travel over gloo on every machine, so they never wait for the GPU. ``timeout``: how
+    long one process may wait for another (None: PyTorch's default).
     """
     if world_size() == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=timeout)
     try:
         yield
     finally:

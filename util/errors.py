@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
-    """Wrap a program's ``main``: an `InputError` becomes one line on stderr and exit code 2.
+    """Wrap a program's ``main``: an `InputError` becomes one line on stderr and exit code 2, Ctrl-C one and 130.
 
     Any other return value than 0 or None becomes the exit code.
     """
@@ -22,6 +22,9 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
         if code:
             sys.exit(code)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from util.errors import InputError
 from util.files import atomic_path
 
-MANY_IDS = 20  # from here on, mostly outline-thin ids mean anti-aliasing and not objects
+# From so many ids on, ids that are mostly outlines are looked at for soft edges, and taken for them.
+SEVERAL_IDS, MANY_IDS = 4, 20
+EXPECTED_IDS = "expected one value per object, from 1 to 254, or 0/255 for a single object"
 
 
 def _davis_palette() -> np.ndarray:
@@ -38,8 +40,10 @@ def _open(path: Path) -> Image.Image:
         raise InputError(f"{path}: not a readable image ({_short(error, path)}); expected JPEG or PNG") from error
 
 
-def _decode(path: Path, image: Image.Image, mode: str | None = None) -> np.ndarray:
+def _decode(path: Path, image: Image.Image, mode: str | None = None, upright: bool = False) -> np.ndarray:
     try:
+        if upright:
+            image = ImageOps.exif_transpose(image)
         return np.array(image.convert(mode) if mode else image)
     except Exception as error:
         raise InputError(f"{path}: image is truncated or damaged ({_short(error, path)})") from error
@@ -54,15 +58,19 @@ def _short(error: Exception, path: Path) -> str:
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header, without decoding. Raises `InputError`."""
     with _open(path) as image:
-        return image.height, image.width
+        lying = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # `read_image` turns it upright
+        return (image.width, image.height) if lying else (image.height, image.width)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """H×W×3 uint8 RGB. Raises `InputError` if it is missing, truncated, unreadable or not 8 bits deep."""
+    """H×W×3 uint8 RGB, turned upright as its EXIF data say.
+
+    Raises `InputError` if it is missing, truncated, unreadable or not 8 bits deep.
+    """
     with _open(path) as image:
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{path}: has more than 8 bits per channel; expected an 8-bit image")
-        return _decode(path, image, "RGB")
+        return _decode(path, image, "RGB", upright=True)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -78,22 +86,31 @@ def read_mask(path: Path) -> np.ndarray:
                 " whose values are object ids"
             )
         ids = _decode(path, image).astype(np.uint8, copy=False)
-    if ids.max() <= MANY_IDS:  # the usual mask: too few ids for either sign of soft edges
+    if ids.max() <= MANY_IDS:  # the usual mask
         return ids
     found = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:]) + 1
-    anti_aliased = 255 in found and len(found) > 1
-    if not anti_aliased and len(found) > MANY_IDS:
-        window = np.ones((3, 3), np.uint8)
-        solid = np.unique(ids[cv2.erode(ids, window) == cv2.dilate(ids, window)])
-        anti_aliased = len(np.intersect1d(found, solid)) < len(found) / 2
-    if anti_aliased:
-        shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
+    shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
+    if 255 in found and len(found) > 1:
         raise InputError(
-            f"{path}: {len(found)} different ids found ({shown}), which looks like soft (anti-aliased) edges;"
-            " expected one value per object, from 1 to 254, or 0/255 for a single object: save the mask"
-            " without smoothing and resize it with nearest neighbour"
+            f"{path}: {len(found)} different ids found ({shown}), 255 among them, which is a void label or comes from"
+            f" soft (anti-aliased) edges; {EXPECTED_IDS}: set void to 0, and save the mask without smoothing"
+        )
+    if len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
+        raise InputError(
+            f"{path}: {len(found)} different ids found ({shown}), which looks like soft (anti-aliased) edges; "
+            f"{EXPECTED_IDS}: save the mask without smoothing and resize it with nearest neighbour"
         )
     return ids
+
+
+def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
+    """Most ids are only outlines, and there are very many or they lie around those that are not."""
+    window = np.ones((3, 3), np.uint8)
+    solid = np.intersect1d(found, ids[cv2.erode(ids, window) == cv2.dilate(ids, window)])
+    if len(solid) >= len(found) / 2:
+        return False
+    beside_solid = cv2.dilate(np.isin(ids, solid).astype(np.uint8), window)
+    return len(found) > MANY_IDS or beside_solid[np.isin(ids, np.setdiff1d(found, solid))].mean() > 0.5
 
 
 def write_mask(path: Path, ids: np.ndarray, binary: bool = False) -> None:

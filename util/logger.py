@@ -8,17 +8,21 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import progressbar
 
+from util.errors import InputError
+from util.files import atomic_path
+
 log = logging.getLogger("train")
 
 
 def setup_console(verbose: bool) -> None:
-    """Log to stderr, beside the progress bar; with ``verbose`` false (other ranks) warnings and errors only."""
+    """Log to stderr, beside the progress bar; with ``verbose`` false (other ranks) errors only."""
     if sys.stderr.isatty():
         progressbar.streams.wrap_stderr()
     level = logging.INFO if verbose else logging.ERROR
@@ -34,7 +38,9 @@ class TrainLogger:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-        self.file = (folder / f"{name}_log.jsonl").open("a", buffering=1)
+        path = folder / f"{name}_log.jsonl"
+        _drop_undone(path, start)
+        self.file = path.open("a", buffering=1)
         self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
         self.total = total
         widgets = [progressbar.Counter(), f"/{total} ", progressbar.Bar(), " ", progressbar.ETA()]
@@ -66,11 +72,19 @@ class TrainLogger:
         if self.interactive:
             self.bar.update(iteration)
 
-    def close(self) -> None:
+    def __enter__(self) -> "TrainLogger":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Close everything. A full disk, wherever in the block it struck, becomes an `InputError`."""
         if self.interactive:
             self.bar.finish(dirty=True)
-        self.tensorboard.close()
-        self.file.close()
+        with suppress(OSError):
+            self.tensorboard.close()
+        with suppress(OSError):
+            self.file.close()
+        if isinstance(error, OSError):
+            raise InputError(f"{self.file.name}: records cannot be written ({error.strerror or error})") from error
 
 
 class NullLogger:
@@ -80,15 +94,37 @@ class NullLogger:
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None: ...
     def image(self, iteration: int, name: str, picture: np.ndarray) -> None: ...
     def progress(self, iteration: int) -> None: ...
-    def close(self) -> None: ...
+    def __enter__(self) -> "NullLogger":
+        return self
+
+    def __exit__(self, *_) -> None: ...
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a ``*_log.jsonl``; a line that a kill left half written is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        with suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def _drop_undone(path: Path, start: int) -> None:
+    """Take out of an existing log what a resumed run does again: entries after iteration ``start``."""
+    if path.exists():
+        kept = [entry for entry in read_log(path) if entry.get("iteration", 0) <= start]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def commit_hash() -> str:
-    """Commit of the code, with ``+`` when it has uncommitted changes; empty outside a repository."""
-    import git
-
+    """Commit of the code, with ``+`` when it has uncommitted changes; empty outside a repository or without git."""
     try:
+        import git  # fails to import where the program is missing
+
         repository = git.Repo(Path(__file__).parent, search_parent_directories=True)
         return repository.head.commit.hexsha + ("+" if repository.is_dirty() else "")
-    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError, ValueError):
+    except (ImportError, OSError, ValueError):
+        return ""
+    except git.GitError:
         return ""

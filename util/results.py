@@ -27,6 +27,8 @@ class VideoResults:
             if self.folder.resolve() == source.resolve():
                 raise InputError(f"{source}: the results would replace the input; expected another --output")
         previews = output / "overlay"
+        if overlay and self.folder == previews:
+            raise InputError(f"{video.folder}: a video of this name cannot be drawn with --overlay; expected another")
         self.overlay = (previews / f"{video.name}.mp4", previews / f"{video.name}.png") if overlay else ()
         # Hidden and outside the video's folder, which so holds nothing but PNGs, as benchmark servers expect.
         self.record = output / ".finished" / f"{video.name}.json"
@@ -46,7 +48,7 @@ class VideoResults:
         if self.video.outputs is None:
             complete = len(list(self.folder.glob("*.png"))) >= record["frames"]
         else:
-            complete = all(self.png(name).is_file() for name in self.video.outputs)
+            complete = all(_holds_something(self.png(name)) for name in self.video.outputs)
         if not complete or not all(path.is_file() for path in self.overlay):
             return False
         other = [key for key, value in self.made_with.items() if record["made_with"].get(key) != value]
@@ -59,8 +61,9 @@ class VideoResults:
 
     def begin(self) -> None:
         """Take away what an earlier run finished or was killed at, so that none of it is left among the new files."""
-        for path in self.folder.glob(".*.png.*.tmp"):
-            path.unlink()
+        for file in (self.folder / "*.png", self.record, *self.overlay):
+            for path in file.parent.glob(f".{file.name}.*.tmp"):
+                path.unlink()
         if self.record.is_file():
             for path in self.folder.glob("*.png"):
                 path.unlink()
@@ -70,6 +73,10 @@ class VideoResults:
         """Record that ``frames`` PNGs and the overlay are complete."""
         with atomic_path(self.record) as temporary:
             temporary.write_text(json.dumps({"frames": frames, "made_with": self.made_with}))
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0  # a power cut may leave empty files
 
 
 class WriteBehind:
