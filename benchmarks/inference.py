@@ -36,6 +36,11 @@ from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
 
+def busy_clock() -> float:
+    """Processor time of all threads over their number: the wall time of an idle machine, nearly."""
+    return time.process_time() / torch.get_num_threads()
+
+
 def seconds(function: Callable, device: torch.device, clock: Callable = time.perf_counter) -> float:
     """One call, after everything submitted before is done."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -138,17 +143,14 @@ def main() -> None:
     add("--compile", action="store_true", help="time torch.compile of the fast network beside")
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
     add("--fast_only", action="store_true", help="leave the plain network out")
-    add("--one_core", action="store_true", help="seconds of processor time on one thread: holds on a busy machine, too")
+    add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")
     add("--device", choices=DEVICES, default="auto")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     args = parser.parse_args()
 
     device = pick_device(args.device)
     keep_freed_memory(device)
-    clock = time.perf_counter
-    if args.one_core:
-        torch.set_num_threads(1)
-        clock = time.process_time
+    clock = busy_clock if args.busy else time.perf_counter
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.manual_seed(0)
     config = NetworkConfig.preset(args.model, spectrum=args.spectrum)
