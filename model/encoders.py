@@ -91,10 +91,12 @@ class ValueEncoder(nn.Module):
         self.backbone = Backbone("resnet18", extra_channels=1 if single_object else 2)
         self.fuser = FeatureFusion(BACKBONE_DIMS["resnet18"][2], f16_dim, value_dim)
 
-    def forward(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """image B×3×H×W normalised, f16 B×C×h×w, masks B×K×H×W in [0, 1] → value B×K×Cv×h×w."""
+    def forward(
+        self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor, others: torch.Tensor
+    ) -> torch.Tensor:
+        """image B×3×H×W normalised, f16 B×C×h×w, masks and sums of the others' B×K×H×W → value B×K×Cv×h×w."""
         batch, objects = masks.shape[:2]
-        channels = [masks] if self.single_object else [masks, masks.sum(dim=1, keepdim=True) - masks]
+        channels = [masks] if self.single_object else [masks, others]
         image = image.unsqueeze(1).expand(-1, objects, -1, -1, -1)
         x = torch.cat([image, *(channel.unsqueeze(2) for channel in channels)], dim=2)
         _, _, own16 = self.backbone(x.flatten(0, 1))

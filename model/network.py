@@ -8,6 +8,7 @@ channel; ``prob`` and ``logits`` always have it first. `Network.forward` is the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -125,6 +126,21 @@ class Prediction(NamedTuple):
     boundary: torch.Tensor | None  # B×(T−1)×K×H×W logits; None without the boundary branch
 
 
+# Pixels times objects that are decoded, or encoded as values, in one pass: about 3 GB of feature maps in float32.
+OBJECT_BUDGET = 2**22
+
+
+def objects_at_once(features: torch.Tensor, stride: int = 1) -> int:
+    """How many objects fit the budget, for frames or features B×C×h×w at a stride. Training takes all at once."""
+    if torch.is_grad_enabled():
+        return 2**31
+    return max(1, OBJECT_BUDGET // (features.shape[0] * features.shape[-2] * features.shape[-1] * stride**2))
+
+
+def _join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
 class Network(nn.Module):
     """Key encoder (+ LFM), value encoder, decoder (+ HFM and boundary branch)."""
 
@@ -157,7 +173,10 @@ class Network(nn.Module):
 
     def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """image B×3×H×W normalised, f16 B×C₁₆×h×w, masks B×K×H×W in [0, 1] → memory value B×K×Cv×h×w."""
-        return self.value_encoder(image, f16, masks)
+        others = masks.sum(dim=1, keepdim=True) - masks
+        at_once = objects_at_once(image)
+        parts = zip(masks.split(at_once, dim=1), others.split(at_once, dim=1), strict=True)
+        return _join([self.value_encoder(image, f16, *part) for part in parts])
 
     def decode(
         self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = False
@@ -166,7 +185,12 @@ class Network(nn.Module):
 
         Boundary logits are None unless ``with_boundary`` is set and the network has the boundary branch.
         """
-        return self.decoder(readout, features.f16_thin, features.f8, features.f4, with_boundary)
+        parts = [
+            self.decoder(part, features.f16_thin, features.f8, features.f4, with_boundary)
+            for part in readout.split(objects_at_once(features.f4, stride=4), dim=1)
+        ]
+        masks, boundaries = zip(*parts, strict=True)
+        return _join(masks), None if boundaries[0] is None else _join(boundaries)
 
     def forward(self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory) -> Prediction:
         """Training pass: every frame is segmented from the frames before it, memorised with their predicted masks.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import model.fast
+import model.network
 from inference_memory_bank import top_positions
 from model.fast import RowWinogradConv2d, fast_copy
 from model.spectral import SpectralFilter, filter_support
@@ -66,3 +67,20 @@ def test_spectral_support():
     assert filter_support(130, 211, "high", "bins", x.device).direct.numel() < 0.3 * 130 * 106
     with torch.no_grad():
         assert torch.allclose(module(x), test_spectral.full_spectrum(module, x).float(), atol=3e-6)
+
+
+@pytest.mark.parametrize("preset", ["gsfm", "gc"])
+def test_objects_in_batches(tiny_network, preset, monkeypatch):
+    """Seven objects three at a time equal seven at once."""
+    network = tiny_network(preset)
+    image, masks = torch.randn(1, 3, 48, 64), torch.rand(1, 7, 48, 64)
+
+    def run():
+        with torch.inference_mode():
+            features = network.encode_key(image)
+            value = network.encode_value(image, features.f16, masks)
+            return value, network.decode(value, features)[0]
+
+    together = run()
+    monkeypatch.setattr(model.network, "OBJECT_BUDGET", 3 * 48 * 64 + 5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(run(), together, strict=True))
