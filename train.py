@@ -110,6 +110,7 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: config.gamma ** sum(drop <= step for drop in config.steps), last_epoch=start - 1
     )
+    network.checkpoint_activations = config.checkpoint_activations
     if config.compile:
         network.compile()
     model = network

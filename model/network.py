@@ -8,13 +8,14 @@ channel; ``prob`` and ``logits`` always have it first. `Network.forward` is the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
@@ -147,6 +148,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False  # in training: recompute each part in the backward pass
         f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
         self.key_encoder = Backbone(config.backbone)
         self.lfm = SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
@@ -203,23 +205,29 @@ class Network(nn.Module):
         """
         batch, length = frames.shape[:2]
         frames = self.normalize(frames)
-        flat = self.encode_key(frames.flatten(0, 1))
+        flat = self._part(self.encode_key, frames.flatten(0, 1))
         key, f16_thin, f16, f8, f4 = (feature.unflatten(0, (batch, length)) for feature in flat)
         valid = valid[:, :, None, None]
 
-        memory.add(key[:, 0], self.encode_value(frames[:, 0], f16[:, 0], first_masks))
+        memory.add(key[:, 0], self._part(self.encode_value, frames[:, 0], f16[:, 0], first_masks))
         all_logits, all_boundary = [], []
         for t in range(1, length):
             features = FrameFeatures(key[:, t], f16_thin[:, t], f16[:, t], f8[:, t], f4[:, t])
-            mask_logits, boundary = self.decode(memory.read(key[:, t]), features, with_boundary=True)
+            mask_logits, boundary = self._part(self.decode, memory.read(key[:, t]), features, True)
             logits = soft_aggregate(torch.sigmoid(mask_logits) * valid)
             all_logits.append(logits)
             if boundary is not None:
                 all_boundary.append(boundary * valid)
             if t < length - 1:
                 masks = torch.softmax(logits, dim=1)[:, 1:]
-                memory.add(key[:, t], self.encode_value(frames[:, t], f16[:, t], masks))
+                memory.add(key[:, t], self._part(self.encode_value, frames[:, t], f16[:, t], masks))
         return Prediction(torch.stack(all_logits, 1), torch.stack(all_boundary, 1) if all_boundary else None)
+
+    def _part(self, function: Callable, *arguments):
+        """Call it; with ``checkpoint_activations`` keep its inputs alone for the backward pass."""
+        if not self.checkpoint_activations:
+            return function(*arguments)
+        return checkpoint(function, *arguments, use_reentrant=False)
 
     def load_imagenet(self, files: list[Path] | None) -> None:
         """Start both encoders from ImageNet weights; see `Backbone.load_imagenet`."""

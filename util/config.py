@@ -89,6 +89,7 @@ class TrainConfig:
     amp: str | None = _flag(None, "mixed precision (default: fp16 on CUDA, none elsewhere)", choices=("fp16", "bf16"))
     no_amp: bool = _flag(False, "float32 throughout")
     compile: bool = _flag(False, "torch.compile the network")
+    checkpoint_activations: bool = _flag(False, "less memory, more time: recompute features in the backward pass")
     benchmark: bool = _flag(False, "let cuDNN search for the fastest convolutions")
 
     # Records.
@@ -114,7 +115,7 @@ NETWORK_FIELDS = ("backbone", "lfm", "hfm", "spectrum", "filter", "memory")
 NETWORK_FIELDS += ("key_dim", "value_dim", "decoder_dim", "gc_norm", "gc_update")
 # What a resumed run takes from its command line alone, never from the checkpoint.
 OF_THE_CALL = {"id", "load_model", "load_network", "saves", "overwrite"}
-OF_THE_CALL |= {"device", "num_workers", "compile", "benchmark", "debug"}
+OF_THE_CALL |= {"device", "num_workers", "compile", "checkpoint_activations", "benchmark", "debug"}
 
 EXAMPLE = """examples:
   stage 0, published recipe, 8 GPUs:
