@@ -1,8 +1,8 @@
 """Where the time of a frame goes: seconds per part and frame, frames/s and peak memory, against the plain network.
 
 python benchmarks/inference.py --objects 1 3 --json output/inference.json
-python benchmarks/inference.py --size 1080 1920 --objects 1 10 --amp
-python benchmarks/inference.py --device cuda --objects 1 3 10 --amp --compile
+python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
+python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp compiled
 
 Weights are random: they do not change the speed. Every part of the plain network (as in training and in the
 checkpoint) and of the one that the eval scripts use (`model.fast`) is timed in turn, and the medians are compared.
@@ -34,6 +34,8 @@ from model.network import PRESETS, Network, NetworkConfig
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
+
+VARIANTS = ("plain", "fast", "compiled", "amp")
 
 
 def busy_clock() -> float:
@@ -77,44 +79,48 @@ def flops(function: Callable) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def parts(network: Network, size: tuple[int, int], objects: int, memory_frames: int, top_k: int) -> dict[str, Callable]:
-    """A call for each part of a step, on inputs as a step has them."""
-    device = network.mean.device
-    image, _ = pad_to_multiple(torch.randn(1, 3, *size, device=device), 16)
+def parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Callable]:
+    """A call for each part of a step, on inputs as a step has them, and one for whole steps."""
+    device, height, width = network.mean.device, *args.size
+    frame = torch.rand(3, height, width, device=device)
+    ids = torch.arange(width, device=device).expand(height, width) * (objects + 1) // width
+    memories = []
+
+    def new_memory():
+        memories.append(make_memory(network.config, args.top))
+        return memories[-1]
+
+    core = InferenceCore(network, new_memory, args.interval)
+    core.step(frame, ids.contiguous())
+    image, _ = pad_to_multiple(network.normalize(frame)[None], 16)
     masks = torch.rand(1, objects, *image.shape[-2:], device=device) / objects
     features = network.encode_key(image)
     value = network.encode_value(image, features.f16, masks)
-    memory = make_memory(network.config, top_k, reserve=memory_frames)
-    for _ in range(memory_frames):
-        memory.add(features.key + 0.1 * torch.randn_like(features.key), value)
+    for _ in range(args.memory_frames):
+        memories[0].add(features.key + 0.1 * torch.randn_like(features.key), value)
+    memory = memories[0]
     readout = memory.read(features.key)
     calls = {"key encoder": lambda: network.encode_key(image)}
     if network.config.lfm:
         calls["  of which LFM"] = lambda: network.lfm(features.f16)
     calls["memory read"] = lambda: memory.read(features.key)
     calls["decoder"] = lambda: network.decode(readout, features)
-    if network.config.hfm:
-        at_4 = features.f4.shape[-2:]
-        x = torch.randn(objects, network.config.decoder_dim, *at_4, device=device, dtype=features.f4.dtype)
+    if network.config.hfm and objects <= 3:
+        x = features.f4.new_empty(objects, network.config.decoder_dim, *features.f4.shape[-2:]).normal_()
         x = x.contiguous(memory_format=torch.channels_last)
         calls["  of which HFM"] = lambda: network.decoder.branch.hfm(x)
     calls["value encoder"] = lambda: network.encode_value(image, features.f16, masks)
-    return calls
+    return calls | {"whole frame": engine(core, frame, args.interval)}
 
 
-def engine(network: Network, size: tuple[int, int], objects: int, top_k: int, interval: int) -> Callable:
-    """A call that takes ``interval`` steps of the engine, one of which encodes a memory frame; the memory grows."""
-    device = network.mean.device
-    image = torch.rand(3, *size, device=device)
-    mask = torch.arange(size[1], device=device) * (objects + 1) // size[1]
-    core = InferenceCore(network, partial(make_memory, network.config, top_k), interval)
-    core.step(image, mask.expand(size).contiguous())
+def engine(core: InferenceCore, image: torch.Tensor, steps: int) -> Callable:
+    """A call that takes steps of the engine, one of which encodes a memory frame; the memory grows by it."""
 
-    def steps() -> None:
-        for _ in range(interval):
+    def call() -> None:
+        for _ in range(steps):
             core.step(image)
 
-    return steps
+    return call
 
 
 def peak_memory(device: torch.device) -> float:
@@ -139,10 +145,8 @@ def main() -> None:
     add("--top", type=int, default=50, metavar="K", help="positions each pixel reads (default %(default)s)")
     add("--interval", type=int, default=3, metavar="N", help="every N-th frame becomes memory (default %(default)s)")
     add("--repeats", type=int, default=5, metavar="N", help="timings of each part (default %(default)s)")
-    add("--amp", action="store_true", help="time half precision beside float32")
-    add("--compile", action="store_true", help="time torch.compile of the fast network beside")
+    add("--variants", nargs="+", choices=VARIANTS, default=["plain", "fast"], help="(default plain fast)")
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
-    add("--fast_only", action="store_true", help="leave the plain network out")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")
     add("--device", choices=DEVICES, default="auto")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
@@ -155,16 +159,13 @@ def main() -> None:
     torch.manual_seed(0)
     config = NetworkConfig.preset(args.model, spectrum=args.spectrum)
     plain = Network(config).to(device).eval()
-    variants = {} if args.fast_only else {"plain": (plain, False)}
-    fast = fast_copy(plain)
-    variants["fast"] = (fast, False)
-    if args.compile:
-        compiled = fast_copy(plain)
-        for name in ("encode_key", "encode_value", "decode"):
-            setattr(compiled, name, torch.compile(getattr(compiled, name)))
-        variants["compiled"] = (compiled, False)
-    if args.amp:
-        variants["amp"] = (fast, True)
+    variants = {}
+    for name in args.variants:
+        network = plain if name == "plain" else fast_copy(plain)
+        if name == "compiled":
+            for part in ("encode_key", "encode_value", "decode"):
+                setattr(network, part, torch.compile(getattr(network, part)))
+        variants[name] = (network, name == "amp")
 
     half = half_precision(device)
     with torch.inference_mode():
@@ -195,12 +196,10 @@ def run(
         for name, (network, amp) in variants.items():
             context = partial(torch.autocast, device.type, half) if amp else nullcontext
             with context():
-                for part, call in parts(network, args.size, objects, args.memory_frames, args.top).items():
+                for part, call in parts(network, args, objects).items():
                     calls[part, name] = partial(within, context, call)
-                    if name in ("plain", "fast"):
+                    if name in ("plain", "fast") and part != "whole frame":
                         counts[part, name] = flops(call)
-                whole = engine(network, args.size, objects, args.top, args.interval)
-            calls["whole frame", name] = partial(within, context, whole)
         times = measure(calls, device, args.repeats, clock)
     table = {}
     for (part, name), spent in times.items():
@@ -226,15 +225,17 @@ def show(result: dict, variants: list[str], peak: float) -> None:
     )
     first = variants[0]
     heads = [f"{name} s" for name in variants] + [f"{first}/{name}" for name in variants[1:]]
-    heads += [f"{name} GFLOP" for name in ("plain", "fast") if name in variants] + ["bound s", "fast/bound"]
+    heads += [f"{name} GFLOP" for name in ("plain", "fast") if name in variants]
+    heads += ["bound s", "fast/bound"] if "fast" in variants else []
     print(f"{'':16}" + "".join(f"{head:>15}" for head in heads))
     for part, row in result["parts"].items():
         spent = row["seconds"]
         cells = [f"{spent[name]:.3f}" for name in variants]
         cells += [f"{spent[first] / spent[name]:.2f}" for name in variants[1:]]
         cells += [f"{row['gflop'][name]:.1f}" for name in ("plain", "fast") if name in row["gflop"]]
-        bound = row["gflop"]["fast"] / peak
-        cells += [f"{bound:.3f}", f"{spent['fast'] / bound:.2f}"]
+        if "fast" in row["gflop"]:
+            bound = row["gflop"]["fast"] / peak
+            cells += [f"{bound:.3f}", f"{spent['fast'] / bound:.2f}"]
         print(f"{part:16}" + "".join(f"{cell:>15}" for cell in cells))
     whole = result["parts"]["whole frame"]["seconds"]
     print("frames/s        " + "".join(f"{1 / whole[name]:>15.2f}" for name in variants), flush=True)
