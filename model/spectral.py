@@ -135,6 +135,7 @@ class SpectralFilter(nn.Module):
         value = torch.complex(real, torch.zeros_like(imag) if self.spectrum == "hermitian" else imag)
         return torch.fft.irfft(value[:, None].expand(-1, width // 2 + 1), n=width)
 
+    @torch.compiler.disable  # no code is generated for complex numbers, and the support depends on values
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """B×C×h×w in, same shape and dtype out."""
         height, width = x.shape[-2:]
