@@ -13,6 +13,7 @@ The datasets that are mixed have two methods: ``len(dataset)`` and ``dataset.sam
 """
 
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,10 +98,14 @@ def worker_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise InputError(
-            f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
-            " /dev/shm; try fewer --num_workers or a smaller --batch_size"
-        ) from error
+        raise _worker_died(error) from error
+
+
+def _worker_died(error: Exception) -> InputError:
+    return InputError(
+        f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
+        " /dev/shm; try fewer --num_workers or a smaller --batch_size"
+    )
 
 
 class ClipLoader:
@@ -113,8 +118,16 @@ class ClipLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Clip]:
-        with worker_errors():
-            yield from self.loader
+        batches = iter(self.loader)
+        while True:
+            with worker_errors():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
+                    raise _worker_died(error) from error
+            yield batch
 
 
 def build_loader(
@@ -149,14 +162,14 @@ def build_loader(
 
 
 def _init_worker(worker: int) -> None:
-    """One thread per worker. Signals to the whole group (Ctrl-C, a launcher's SIGTERM) are for the main process alone:
-
-    it needs the batch it waits for to finish its iteration, save and stop. Workers end when it does.
+    """One thread per worker, in a process group of its own: Ctrl-C and a launcher's SIGTERM go to the group of the
+    main process, which needs the batch it waits for to finish its iteration, save and stop. What it sends to the worker
+    itself still ends it.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def build_dataset(

@@ -7,8 +7,8 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ def setup_console(verbose: bool) -> None:
 
 
 class TrainLogger:
-    """Writes to ``folder``; ``total`` iterations make the progress bar, ``start`` are done already."""
+    """Writes to ``folder``; ``total`` iterations make the progress bar, ``start`` are done already.
+
+    A context manager: closes its files at the end. Methods raise `InputError` when the disk is full.
+    """
 
     def __init__(self, folder: Path, name: str, start: int, total: int):
         with warnings.catch_warnings():
@@ -52,21 +55,24 @@ class TrainLogger:
     def config(self, values: Mapping[str, Any]) -> None:
         """The resolved settings of the run, and where its code stands."""
         values = dict(values) | {"commit": commit_hash()}
-        self.file.write(json.dumps({"config": values}) + "\n")
-        self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        with self._writing():
+            self.file.write(json.dumps({"config": values}) + "\n")
+            self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """One entry: named numbers at an iteration."""
-        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        for name, value in values.items():
-            self.tensorboard.add_scalar(f"train/{name}", value, iteration)
+        with self._writing():
+            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            for name, value in values.items():
+                self.tensorboard.add_scalar(f"train/{name}", value, iteration)
         log.info(
             "it %d/%d  %s", iteration, self.total, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )
 
     def image(self, iteration: int, name: str, picture: np.ndarray) -> None:
         """A picture H×W×3 uint8."""
-        self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
+        with self._writing():
+            self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
 
     def progress(self, iteration: int) -> None:
         if self.interactive:
@@ -75,15 +81,19 @@ class TrainLogger:
     def __enter__(self) -> "TrainLogger":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
-        """Close everything. A full disk, wherever in the block it struck, becomes an `InputError`."""
+    def __exit__(self, *_) -> None:
         if self.interactive:
             self.bar.finish(dirty=True)
         with suppress(OSError):
             self.tensorboard.close()
         with suppress(OSError):
             self.file.close()
-        if isinstance(error, OSError):
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
             raise InputError(f"{self.file.name}: records cannot be written ({error.strerror or error})") from error
 
 
