@@ -2,7 +2,7 @@
 
 python benchmarks/inference.py --objects 1 3 --json output/inference.json
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
-python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp compiled
+python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp
 
 Weights are random: they do not change the speed. Every part of the plain network (as in training and in the
 checkpoint) and of the one that the eval scripts use (`model.fast`) is timed in turn, and the medians are compared.
@@ -35,7 +35,7 @@ from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
-VARIANTS = ("plain", "fast", "compiled", "amp")
+VARIANTS = ("plain", "fast", "amp")
 
 
 def busy_clock() -> float:
@@ -162,9 +162,6 @@ def main() -> None:
     variants = {}
     for name in args.variants:
         network = plain if name == "plain" else fast_copy(plain)
-        if name == "compiled":
-            for part in ("encode_key", "encode_value", "decode"):
-                setattr(network, part, torch.compile(getattr(network, part)))
         variants[name] = (network, name == "amp")
 
     half = half_precision(device)
