@@ -70,11 +70,14 @@ def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
 WINOGRAD_MIN_CHANNELS = 128
 
 
-def _use_row_winograd(network: nn.Module) -> None:
+def _use_row_winograd(network: Network) -> None:
+    """Everywhere but on the way to the keys: their rounding decides near-ties for the last places of a top-k read."""
+    keys = {*network.key_encoder.modules(), network.key_proj}
     for module in list(network.modules()):
         for name, conv in list(module.named_children()):
             if (
-                isinstance(conv, nn.Conv2d)
+                conv not in keys
+                and isinstance(conv, nn.Conv2d)
                 and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
                 and min(conv.in_channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS
             ):
