@@ -99,8 +99,8 @@ class InferenceCore:
         probs = prob[:, 1:].masked_fill(mask > 0, 0)
         for i in set(present) - set(new):
             probs[:, self.object_ids.index(i)] = (mask == i).to(probs.dtype)
-        given = [(mask == i).to(probs.dtype) for i in new]
         if new:
+            given = [(mask == i).to(probs.dtype) for i in new]
             probs = torch.cat([probs, torch.stack(given)[None]], dim=1)
             self._groups.append((len(new), self.make_memory()))
             self.object_ids += new

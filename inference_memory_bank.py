@@ -14,7 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-# Largest affinity held at once, in elements: queries are read in chunks that stay below it (64 MiB in float32).
+# Largest affinity that a top-k read holds at once, in elements: queries come in chunks below it (64 MiB in float32).
 AFFINITY_BUDGET = 2**24
 # Frames that a memory makes room for in advance, at most; longer videos grow it when they get there.
 RESERVE_LIMIT = 500
@@ -113,10 +113,10 @@ class SpaceTimeMemory:
         height, width = query.shape[-2:]
         keys, values = self._keys.view(), self._values.view()
         queries = F.pad(query.flatten(2).transpose(1, 2), (0, 1), value=1)
-        chunk = max(1, AFFINITY_BUDGET // (keys.shape[0] * keys.shape[1]))
         if self.top_k is None:
             readout = self._read_all(queries, keys, values)
         else:
+            chunk = max(1, AFFINITY_BUDGET // (keys.shape[0] * keys.shape[1]))
             readout = torch.cat([self._read_top(part, keys, values) for part in queries.split(chunk, dim=1)], dim=1)
         return readout.unflatten(2, (self._objects, -1)).permute(0, 2, 3, 1).unflatten(3, (height, width))
 

@@ -7,10 +7,8 @@
 """
 
 import dataclasses
-import resource
 import shutil
 import signal
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,7 +25,7 @@ from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
 from util.checkpoint import FORMAT, read_network_file, read_torch_file, write_network_file
 from util.config import TrainConfig, complete, parse_config
-from util.device import keep_freed_memory, pick_device
+from util.device import keep_freed_memory, peak_memory, pick_device
 from util.distributed import (
     any_process,
     barrier,
@@ -314,14 +312,6 @@ class Meter:
         values |= {"seconds": seconds / iterations, "data_seconds": self.data_seconds / iterations}
         self._clear()
         return values | {"peak_gib": peak_memory(self.device)}
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process so far in GiB: on the GPU if there is one, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident / 2 ** (30 if sys.platform == "darwin" else 20)
 
 
 def picture(clip: Clip, prediction: Prediction) -> np.ndarray:

@@ -13,7 +13,6 @@ and matrix products, 2 per multiply-add; the parts' bound is that count over the
 import argparse
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -31,7 +30,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.fast import fast_copy
 from model.network import PRESETS, Network, NetworkConfig
-from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
+from util.device import DEVICES, half_precision, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
@@ -121,13 +120,6 @@ def engine(core: InferenceCore, image: torch.Tensor, steps: int) -> Callable:
             core.step(image)
 
     return call
-
-
-def peak_memory(device: torch.device) -> float:
-    """GiB: allocated on the GPU, else resident in this process, so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
 
 
 @exit_on_input_error

@@ -12,7 +12,6 @@ two batch sizes.
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import PRESETS, Network, NetworkConfig
-from util.device import DEVICES, keep_freed_memory, pick_device
+from util.device import DEVICES, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 
 PARTS = ("forward", "loss", "backward", "optimizer")
@@ -74,12 +73,6 @@ def now(device: torch.device, busy: bool) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.process_time() / torch.get_num_threads() if busy else time.perf_counter()
-
-
-def peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
 
 
 @exit_on_input_error

@@ -1,6 +1,7 @@
 """Which device to run on, which half-precision type it does well, and how its memory is handed out."""
 
 import ctypes
+import resource
 import sys
 
 import torch
@@ -56,3 +57,11 @@ def keep_freed_memory(device: torch.device) -> None:
     if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink …
         mallopt(-4, 0)  # M_MMAP_MAX: … and nothing is allocated outside it
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory of this process so far in GiB: on the GPU if it runs there, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / 2 ** (30 if sys.platform == "darwin" else 20)
