@@ -47,6 +47,7 @@ class StaticImages:
         spline: float = 1 / 3,
     ) -> None:
         self.num_frames, self.size, self.spline = num_frames, size, spline
+        masks = None if masks == images else masks
         suffixes = {".jpg", ".jpeg"} if masks is None else {".jpg", ".jpeg", ".png"}
         found = (Path(folder, file) for folder, _, files in os.walk(images, followlinks=True) for file in files)
         photos = sorted(path for path in found if path.suffix.lower() in suffixes)
