@@ -78,6 +78,7 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
         num_frames=config.num_frames,
         size=config.crop,
         synthetic=config.synthetic,
+        paste=config.paste,
     )
     loader = build_loader(
         dataset,

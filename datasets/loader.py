@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.clip import Clip
 from datasets.davis_test import davis_names
+from datasets.paste import Paste
 from datasets.static import StaticImages
 from datasets.synthetic import SyntheticClips
-from datasets.vos import VideoClips
+from datasets.vos import MAX_OBJECTS, VideoClips
 from util.errors import InputError
 
 STATIC_SETS = {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ecssd": 1, "BIG_small": 5, "HRSOD_small": 5}
@@ -184,6 +185,7 @@ def build_dataset(
     num_frames: int = 3,
     size: int = 384,
     synthetic: int = 0,
+    paste: float = 0.0,
 ) -> Mixture:
     """The published mixture of a stage, as far as it is on disk: 0 static, 1 BL30K, 2 and 3 DAVIS + YouTube-VOS.
 
@@ -191,29 +193,33 @@ def build_dataset(
     folder itself, if images lie in it). Stage 1:
     ``bl_root``. Stages 2 and 3: the training videos of DAVIS (2017 or 2016) in ``davis_root`` five times and
     YouTube-VOS in ``yv_root/train_480p`` once, or those of its videos that the file ``yv_list`` names, one per line.
-    ``extra``: more pairs of folders (see `parse_extra`), images with masks in stage 0 and videos in the others.
-    ``synthetic``: that many generated clips in each epoch, never the same. Clips have ``num_frames`` frames of
-    ``size``×``size`` pixels.
+    ``extra``: more pairs of folders (see `parse_extra`), still images in stage 0, in the others still images or videos.
+    ``synthetic``: that many generated clips in each epoch, never the same. ``paste``: the probability that a video clip
+    of one object gets a second, cut from the images of ``static_root``. Clips have ``num_frames`` frames of
+    ``size``×``size`` pixels, and slots for one object in stage 0 and for two in the others.
 
     Logs the mixture, in one warning with the names of known sets that are missing. Raises `InputError` for faulty
     data and if there is none at all.
     """
     shape = {"num_frames": num_frames, "size": size}
+    still = {**shape, "max_objects": 1 if stage == 0 else MAX_OBJECTS}
+    video = {**shape, "paste": _paste(static_root, paste, shape) if paste else None}
     if stage == 0:
         parts, missing = _static_parts(static_root, shape)
     elif stage == 1:
-        parts, missing = _bl_parts(bl_root, shape)
+        parts, missing = _bl_parts(bl_root, video)
     elif stage in (2, 3):
-        davis, no_davis = _davis_parts(davis_root, shape)
-        youtube, no_youtube = _youtube_parts(yv_root, yv_list, shape)
+        davis, no_davis = _davis_parts(davis_root, video)
+        youtube, no_youtube = _youtube_parts(yv_root, yv_list, video)
         parts, missing = davis + youtube, no_davis + no_youtube
     else:
         raise InputError(f"stage {stage}: unknown; expected 0, 1, 2 or 3")
     for images, masks, repeat in extra:
-        dataset = (StaticImages if stage == 0 else VideoClips)(images, masks, **shape)
+        stills = stage == 0 or any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in _listed(images))
+        dataset = StaticImages(images, masks, **still) if stills else VideoClips(images, masks, **video)
         parts.append((str(images), dataset, repeat))
     if synthetic:
-        parts.append(("generated", SyntheticClips(synthetic, max_objects=1 if stage == 0 else 2, **shape), 1))
+        parts.append(("generated", SyntheticClips(synthetic, **still), 1))
     if not parts:
         raise InputError(
             f"no training data for stage {stage}: there is no {' and no '.join(missing)} (see data/README.md)"
@@ -238,8 +244,19 @@ def parse_extra(text: str) -> tuple[Path, Path, int]:
     return Path(images), Path(masks), int(repeat or 1)
 
 
+def _paste(root: Path | None, probability: float, shape: dict) -> Paste:
+    sources = [dataset for _, dataset, _ in _static_parts(root, shape)[0]]
+    if not sources:
+        raise InputError(f"{root or '(no folder given)'}: no images with masks, which pasted objects are cut from")
+    return Paste(sources, probability)
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def _static_parts(root: Path | None, shape: dict) -> tuple[list, list[str]]:
-    folders = sorted(root.iterdir()) if root and root.is_dir() else []
+    folders = _listed(root) if root else []
     if any(path.suffix.lower() in (".jpg", ".jpeg") for path in folders):
         folders = [root]  # one set of one's own
     folders = [folder for folder in folders if folder.is_dir() and not folder.name.startswith(".")]

@@ -25,13 +25,13 @@ SMALLEST = 1 / 400  # objects of index masks that cover less of the image are no
 
 
 class StaticImages:
-    """Photos with masks, as clips of one object (K = 1).
+    """Photos with masks, as clips of up to ``max_objects`` objects (K: 1 in stage 0, else 2).
 
     Images are the JPEG files under ``images``, at any depth; the mask of ``name.jpg`` is ``name.png`` beside it or,
     with ``masks``, at the same place under that folder (then images may be PNG, too). A mask is
 
     - an *index mask* if it is a PNG with a colour palette, or grey with no value above 127: each value is an object
-      and one of them is drawn (255 is void, unless it is alone);
+      and K of them are drawn (255 is void, unless it is alone);
     - *binary* otherwise: the object is where it is brighter than 127.
 
     Raises `InputError`, naming the file, if there are no images, if an image has no mask or one of another size.
@@ -45,8 +45,9 @@ class StaticImages:
         num_frames: int = 3,
         size: int = 384,
         spline: float = 1 / 3,
+        max_objects: int = 1,
     ) -> None:
-        self.num_frames, self.size, self.spline = num_frames, size, spline
+        self.num_frames, self.size, self.spline, self.max_objects = num_frames, size, spline, max_objects
         masks = None if masks == images else masks
         suffixes = {".jpg", ".jpeg"} if masks is None else {".jpg", ".jpeg", ".png"}
         found = (Path(folder, file) for folder, _, files in os.walk(images, followlinks=True) for file in files)
@@ -68,22 +69,26 @@ class StaticImages:
         """A clip of image ``index``, or of another one if no object of it shows. ``progress`` changes nothing."""
         for _ in range(DRAWS):
             image_path, mask_path = self.pairs[index]
-            mask = draw_object(rng, mask_path)
-            warps = static_warps(rng, *mask.shape, self.num_frames, self.size, self.spline)
-            masks = np.stack([warp_binary(mask, warp) for warp in warps])
-            if masks[0].any():
+            drawn = draw_objects(rng, mask_path, self.max_objects)
+            warps = static_warps(rng, *drawn[0].shape, self.num_frames, self.size, self.spline)
+            ids = np.zeros((self.num_frames, self.size, self.size), np.uint8)
+            for number, mask in enumerate(drawn, 1):
+                for t, warp in enumerate(warps):
+                    ids[t][warp_binary(mask, warp)] = number
+            objects = np.flatnonzero(np.bincount(ids[0].ravel(), minlength=1)[1:]) + 1
+            if len(objects):
                 break
             index = int(rng.integers(len(self)))
         else:
             raise InputError(f"{mask_path}: no object in this and {DRAWS - 1} more masks; expected object masks")
         shrink = min(warp.shrink() for warp in warps)
-        image = read_reduced(image_path, mask.shape, shrink)
+        image = read_reduced(image_path, drawn[0].shape, shrink)
         shared = draw_jitter(rng, 0.1, 0.05, 0.05, grey=0.05)
         image = shift_hue(image, rng.uniform(-0.05, 0.05))
         frames = np.empty((self.num_frames, 3, self.size, self.size), np.float32)
         for frame, warp in zip(frames, warps, strict=True):
             colour(warp_image(image, warp, shrink), (shared, draw_jitter(rng, 0.1, 0.05, 0.05)), out=frame)
-        return make_clip(frames, masks, [1], 1, "/".join(image_path.parts[-2:]))
+        return make_clip(frames, ids, objects, self.max_objects, "/".join(image_path.parts[-2:]))
 
 
 def check_pair(image: Path, mask: Path) -> None:
@@ -98,8 +103,9 @@ def check_pair(image: Path, mask: Path) -> None:
         )
 
 
-def draw_object(rng: np.random.Generator, path: Path) -> np.ndarray:
-    """Read a mask and draw one of its objects: H×W uint8, 255 on the object, 0 elsewhere (also if there is none).
+def draw_objects(rng: np.random.Generator, path: Path, most: int = 1) -> list[np.ndarray]:
+    """Read a mask and draw ``most`` of its objects, or all that it has, at least one mask: each H×W uint8, 255 on the
+    object and 0 elsewhere (everywhere if there is none).
 
     See `StaticImages` for what counts as an object. A binary mask keeps its soft edge.
     """
@@ -117,8 +123,9 @@ def draw_object(rng: np.random.Generator, path: Path) -> np.ndarray:
     area = np.bincount(values.ravel(), minlength=256)
     area[0] = 0
     if not has_ids and area[128:].any():
-        return values
+        return [values]
     if area[1:255].any():
         area[255] = 0
     enough = np.flatnonzero(area >= max(1, min(values.size * SMALLEST, area.max())))
-    return (values == rng.choice(enough)) * np.uint8(255) if len(enough) else np.zeros_like(values)
+    chosen = rng.choice(enough, min(most, len(enough)), replace=False) if len(enough) else [256]
+    return [(values == number) * np.uint8(255) for number in chosen]

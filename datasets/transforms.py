@@ -53,16 +53,16 @@ def static_warps(
     """
     scale, flip = rng.uniform(0.8, 1.5), rng.random() < 0.5
     centre = np.array([width / 2, height / 2])
-    to_source = _about(centre, np.diag([-1 / scale if flip else 1 / scale, 1 / scale]))
+    to_source = about(centre, np.diag([-1 / scale if flip else 1 / scale, 1 / scale]))
     visible = centre / max(scale, 1)
     window = (*(centre - visible), *(centre + visible))
     shorter = min(height, width)
     resized = np.array([size * width // shorter, size * height // shorter])
     warps = []
     for _ in range(num_frames):
-        affine = _about(centre, np.linalg.inv(_draw_affine(rng, degrees=20, shear=10, zoom=(0.9, 1.1))))
+        affine = about(centre, np.linalg.inv(draw_affine(rng, degrees=20, shear=10, zoom=(0.9, 1.1))))
         resize = np.diag([width / resized[0], height / resized[1], 1])
-        matrix = to_source @ affine @ resize @ _shift(rng.integers(0, resized - size, endpoint=True))
+        matrix = to_source @ affine @ resize @ translation(rng.integers(0, resized - size, endpoint=True))
         bend = random_spline(rng, size) if rng.random() < spline else None
         warps.append(Warp(matrix[:2], window, size, bend))
     return warps
@@ -75,28 +75,29 @@ def video_warps(
     left, top, crop_width, crop_height = _draw_crop(rng, height, width, min_area)
     flip = rng.random() < 0.5
     centre = np.array([size / 2, size / 2])
-    to_source = _shift((left, top)) @ np.diag([crop_width / size, crop_height / size, 1])
+    to_source = translation((left, top)) @ np.diag([crop_width / size, crop_height / size, 1])
     if flip:
-        to_source = to_source @ _about(centre, np.diag([-1, 1]))
+        to_source = to_source @ about(centre, np.diag([-1, 1]))
     window = (left, top, left + crop_width, top + crop_height)
-    affines = (np.linalg.inv(_draw_affine(rng, degrees=15, shear=10)) for _ in range(num_frames))
-    return [Warp((to_source @ _about(centre, affine))[:2], window, size) for affine in affines]
+    affines = (np.linalg.inv(draw_affine(rng, degrees=15, shear=10)) for _ in range(num_frames))
+    return [Warp((to_source @ about(centre, affine))[:2], window, size) for affine in affines]
 
 
-def _shift(offset) -> np.ndarray:
+def translation(offset) -> np.ndarray:
+    """3×3: a shift by ``offset`` (x, y) in pixels."""
     matrix = np.eye(3)
     matrix[:2, 2] = offset
     return matrix
 
 
-def _about(centre: np.ndarray, linear: np.ndarray) -> np.ndarray:
+def about(centre: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """3×3: the 2×2 ``linear`` map around a fixed ``centre``."""
-    matrix = _shift(centre - linear @ centre)
+    matrix = translation(centre - linear @ centre)
     matrix[:2, :2] = linear
     return matrix
 
 
-def _draw_affine(rng: np.random.Generator, degrees: float, shear: float, zoom=(1.0, 1.0)) -> np.ndarray:
+def draw_affine(rng: np.random.Generator, degrees: float, shear: float, zoom=(1.0, 1.0)) -> np.ndarray:
     """2×2: shear along x, then zoom and rotation; both angles are uniform in ± their bound, in degrees."""
     angle, slant = np.radians(rng.uniform(-degrees, degrees)), np.radians(rng.uniform(-shear, shear))
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -157,6 +158,11 @@ def warp_ids(ids: np.ndarray, warp: Warp) -> np.ndarray:
 def warp_binary(mask: np.ndarray, warp: Warp) -> np.ndarray:
     """Sample an H×W uint8 mask of 0 and 255, bicubic, and cut at one half: S×S bool."""
     return _sample(mask, warp, 1, cv2.INTER_CUBIC) > 127
+
+
+def warp_alpha(mask: np.ndarray, warp: Warp) -> np.ndarray:
+    """Sample an H×W uint8 mask of 0 and 255 as the opacity of what is cut out with it, edges smoothed: S×S float32."""
+    return cv2.GaussianBlur(_sample(mask, warp, 1, cv2.INTER_LINEAR), (3, 3), 0) * np.float32(1 / 255)
 
 
 def _sample(source, warp: Warp, shrink: int, interpolation: int, fill=0, smooth=None) -> np.ndarray:

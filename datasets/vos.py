@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.clip import Clip, make_clip
+from datasets.paste import Paste
 from datasets.static import check_pair
 from datasets.transforms import colour, draw_jitter, read_reduced, video_warps, warp_ids, warp_image
 from util.errors import InputError
@@ -48,6 +49,7 @@ class VideoClips:
     ``images/<video>/*.jpg`` (or png) with ``masks/<video>/<same name>.png``; frames without a mask are left out.
     ``videos`` names those to use (default: all in ``images``). ``min_area``: of the random crop. ``last_drop`` and
     ``divisor``: see `max_jump`. ``large_objects``: only objects that are not tiny in the first frame (for BL30K).
+    ``paste`` puts a second object into clips that show one only.
 
     Raises `InputError`, naming the folder or file, if there are no videos, if one has no annotated frames, or if its
     first mask has another size than the frame.
@@ -65,8 +67,9 @@ class VideoClips:
         last_drop: float = 0.9,
         divisor: int = 1,
         large_objects: bool = False,
+        paste: Paste | None = None,
     ) -> None:
-        self.images, self.masks = images, masks
+        self.images, self.masks, self.paste = images, masks, paste
         self.num_frames, self.size, self.min_area = num_frames, size, min_area
         self.last_drop, self.divisor, self.large_objects = last_drop, divisor, large_objects
         if videos is None:
@@ -117,12 +120,17 @@ class VideoClips:
                 f"{self.masks}: no object in {VIDEOS * DRAWS} clips drawn (the last from {video});"
                 " expected masks of objects"
             )
+        images = []
+        for frame, mask, warp in zip(frames, masks, warps, strict=True):
+            image = read_reduced(self.images / video / frame, mask.shape, warp.shrink())
+            images.append(warp_image(image, warp, warp.shrink()))
+        if self.paste and len(objects) < MAX_OBJECTS:
+            self.paste(rng, images, ids)
+            objects = self._objects(ids)
         shared = draw_jitter(rng, 0.1, 0.03, 0.03, grey=0.05)
         pictures = np.empty((self.num_frames, 3, self.size, self.size), np.float32)
-        for picture, frame, mask, warp in zip(pictures, frames, masks, warps, strict=True):
-            image = read_reduced(self.images / video / frame, mask.shape, warp.shrink())
-            jitter = draw_jitter(rng, 0.01, 0.01, 0.01)
-            colour(warp_image(image, warp, warp.shrink()), (shared, jitter), out=picture)
+        for picture, image in zip(pictures, images, strict=True):
+            colour(image, (shared, draw_jitter(rng, 0.01, 0.01, 0.01)), out=picture)
         chosen = rng.choice(objects, min(MAX_OBJECTS, len(objects)), replace=False)
         return make_clip(pictures, ids, chosen, MAX_OBJECTS, f"{video}/{Path(frames[0]).stem}")
 

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as tv
 
 from datasets.clip import Clip
 from datasets.loader import Mixture, StreamSampler, build_dataset, build_loader, parse_extra
-from datasets.static import StaticImages, draw_object
+from datasets.static import StaticImages, draw_objects
 from datasets.tps import random_spline, tps_grid, tps_theta
 from datasets.transforms import Jitter, colour, draw_jitter, shift_hue, static_warps, video_warps
 from datasets.vos import VideoClips, choose_frames, max_jump
@@ -57,15 +57,15 @@ def write_videos(images: Path, masks: Path, names, frames: int = 8, size=(72, 96
             write_mask(masks / name / f"{t:05d}.png", ids)
 
 
-def assert_mask_sticks(clip: Clip) -> None:
-    """The red parts of the frames are the masks, to the pixel and without any drift on the average."""
+def assert_mask_sticks(clip: Clip, most: float = 0.5) -> None:
+    """The red parts of the frames are the masks, to the pixel and with little drift on the average, in pixels."""
     drift = []
     for frame, masks in zip(clip.frames.numpy(), clip.masks.numpy(), strict=True):
         red, mask = frame[0] - frame[2] > 0.3, masks.any(0)
         assert cv2.erode((red != mask).astype(np.uint8), np.ones((3, 3))).sum() == 0
         if mask.sum() > 100:
             drift.append(np.argwhere(red).mean(0) - np.argwhere(mask).mean(0))
-    assert np.abs(np.mean(drift, 0)).max() < 0.5 if drift else True
+    assert np.abs(np.mean(drift, 0)).max() < most if drift else True
 
 
 # --- thin-plate spline ------------------------------------------------------------------------------------------
@@ -208,13 +208,49 @@ def test_index_masks_give_one_large_enough_object(tmp_path):
     Image.fromarray((ids > 4) * np.uint8(90) + 100).save(tmp_path / "binary.png")
     rng = np.random.default_rng(0)
     for name in ("a.png", "grey.png"):
-        drawn = [draw_object(rng, tmp_path / name) for _ in range(20)]
-        assert {tuple(np.unique(ids[mask == 255])) for mask in drawn} == {(3,), (9,)}
-    soft = draw_object(rng, tmp_path / "binary.png")
+        drawn = [draw_objects(rng, tmp_path / name) for _ in range(20)]
+        assert {tuple(np.unique(ids[mask == 255])) for (mask,) in drawn} == {(3,), (9,)}
+    (soft,) = draw_objects(rng, tmp_path / "binary.png", 2)
     assert np.unique(soft).tolist() == [100, 190]  # as stored; the cut comes after sampling
     ids[ids == 3], ids[ids == 9] = 0, 0
     write_mask(tmp_path / "a.png", ids)
-    assert set(np.unique(ids[draw_object(rng, tmp_path / "a.png") == 255])) == {5}  # tiny, but all there is
+    (tiny,) = draw_objects(rng, tmp_path / "a.png", 2)
+    assert set(np.unique(ids[tiny == 255])) == {5}  # all there is
+
+
+def test_index_masks_give_two_objects_in_the_video_stages(tmp_path):
+    ids = np.zeros((90, 120), np.uint8)
+    for k, object_id in enumerate((2, 5, 9)):
+        ids[10:80, 5 + 40 * k : 35 + 40 * k] = object_id
+    save_photo(tmp_path / "a.jpg", ids)
+    write_mask(tmp_path / "a.png", ids)
+    mixture = build_dataset(3, extra=[(tmp_path, tmp_path, 3)], size=64)
+    assert shares(mixture) == {str(tmp_path): (1, 3)}
+    clip = mixture.parts[0][1].sample(0, np.random.default_rng(1))
+    assert clip.valid.tolist() == [1, 1] and clip.masks[0].flatten(1).any(1).all() and clip.masks.sum(1).max() == 1
+
+
+def test_pasted_objects_pass_in_front_and_behind(tmp_path):
+    write_videos(tmp_path / "J", tmp_path / "A", ["a"], frames=9, size=(120, 160))
+    write_static(tmp_path / "static", 2)
+    options = {"static_root": tmp_path / "static", "extra": [(tmp_path / "J", tmp_path / "A", 1)], "size": 96}
+    plain, pasting = (build_dataset(3, paste=paste, **options).parts[0][1] for paste in (0.0, 1.0))
+    in_front = behind = 0
+    for seed in range(30):
+        before, after = (videos.sample(0, np.random.default_rng(seed)) for videos in (plain, pasting))
+        if not after.valid.all():
+            continue  # the one is wholly behind the other in the first frame, or outside of the picture
+        if not torch.equal(after.frames[:, 0], after.frames[:, 2]):
+            assert_mask_sticks(after, most=1)  # what is cut out has a blue seam
+        video = before.masks[:, 0]
+        old, new = sorted(after.masks.unbind(1), key=lambda mask: -(mask * video).sum())
+        assert (old <= video).all() and (old * new).sum() == 0 and old[0].sum() >= 0.4 * video[0].sum()
+        in_front += bool((new * video).any())
+        behind += torch.equal(old, video)
+        assert not torch.equal(new[0], new[1])
+    assert in_front >= 5 and behind >= 5
+    with pytest.raises(InputError, match="pasted objects are cut from"):
+        build_dataset(3, paste=0.5, **options | {"static_root": tmp_path / "none"})
 
 
 def test_two_of_several_video_objects_each_in_its_slot(tmp_path):

@@ -63,9 +63,12 @@ class TrainConfig:
     davis_root: Path = _flag(Path("data/DAVIS"), "DAVIS, 2017 or 2016 layout", type=Path)
     yv_list: Path | None = _flag(None, "text file: train on these YouTube-VOS videos only", type=Path)
     extra: tuple[str, ...] = _flag(
-        (), "further data: IMAGES:MASKS[:REPEAT], two folders of this stage's kind", nargs="+"
+        (), "further data: IMAGES:MASKS[:REPEAT], two folders: still images or, from stage 1 on, videos", nargs="+"
     )
     synthetic: int = _flag(0, "generated clips in each epoch beside the other data", type=int)
+    paste: float = _flag(
+        0.0, "probability that a video clip of one object gets a second, cut from --static_root", type=float
+    )
     num_frames: int = _flag(3, "frames of a clip", type=int)
     crop: int = _flag(384, "side of the training crop in pixels, a multiple of 16", type=int)
     num_workers: int = _flag(8, "data workers of each process", type=int)
@@ -212,6 +215,8 @@ def _check(config: TrainConfig) -> None:
         raise InputError(f"--crop {config.crop}: expected a multiple of 16")
     if config.synthetic < 0:
         raise InputError(f"--synthetic {config.synthetic}: expected a number of clips, 0 for none")
+    if not 0 <= config.paste <= 1 or config.paste and config.stage == 0:
+        raise InputError(f"--paste {config.paste}: expected a probability, 0 to 1, in the video stages")
     if config.num_frames < 2:
         raise InputError(f"--num_frames {config.num_frames}: expected at least 2 (one is given, the rest are learned)")
     if config.no_amp and config.amp:
