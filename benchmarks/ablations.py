@@ -1,0 +1,133 @@
+"""Train variants of the network at equal budget, several seeds each, and compare them on videos kept for validation.
+
+python benchmarks/ablations.py --variants gsfm stcn --seeds 3 --davis_path data/DAVIS/2016 -- \
+    --stage 3 --model gsfm-small --davis_root data/DAVIS -i 2000
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.davis_test import SPLITS, davis_names
+from util.config import TrainConfig, complete, parse_config
+from util.errors import InputError, exit_on_input_error
+from util.files import atomic_path
+from util.parallel import cpu_count
+from util.scores import score_folders
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = {
+    "gsfm": [],
+    "stcn": ["--no-lfm", "--no-hfm"],
+    "no-lfm": ["--no-lfm"],
+    "no-hfm": ["--no-hfm"],
+    "global-context": ["--memory", "global_context"],
+    "hermitian": ["--spectrum", "hermitian"],
+    "relative": ["--filter", "relative"],
+}
+EPILOG = """
+All after -- are flags of train.py, the same for each run. A run is saved under SAVES/<prefix>-<variant>-<seed>/;
+what is finished is not done again, and a run that was stopped goes on where it was.
+"""
+
+
+def call(log: Path, script: str, *options: str | Path, threads: int | None) -> None:
+    """Run a program of this project, its output appended to ``log``. Raises `InputError` if it fails."""
+    command = [sys.executable, str(ROOT / script), *map(str, options)]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with log.open("a") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        file.flush()
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if code:
+        raise InputError(f"{script} ended with code {code}; its output: {log}")
+
+
+def train_and_score(variant: str, seed: int, training: list[str], args: argparse.Namespace) -> dict[str, float]:
+    """J&F, J and F in percent of one run, and of each video."""
+    flags = [*training, *VARIANTS[variant], "--seed", str(seed)]
+    name = f"{args.prefix}-{variant}-{seed}"
+    config = settings(name, flags)
+    folder = config.saves / name
+    weights, checkpoint = folder / f"{name}_{config.iterations}.pth", folder / f"{name}_checkpoint.pth"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "output.txt"
+    threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
+    if not weights.is_file():
+        resume = ["--load_model", checkpoint] if checkpoint.is_file() else []
+        call(log, "train.py", "--id", name, *flags, *resume, threads=threads)
+    output = args.output / name
+    data = ["--davis_path", args.davis_path, "--split", args.split, "--size", str(args.size)]
+    call(log, "eval_davis_2016.py", "--model", weights, "--output", output, *data, threads=threads)
+    truth = args.davis_path / "Annotations" / "480p"
+    scores = score_folders(truth, output, davis_names(args.davis_path, 2016, args.split))
+    whole = scores.summary()
+    result = {"J&F": whole.jf, "J": whole.j.mean, "F": whole.f.mean}
+    result |= {video: summary.jf for video, summary in scores.videos().items()}
+    return {key: 100 * value for key, value in result.items()}
+
+
+def settings(name: str, flags: list[str]) -> TrainConfig:
+    """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
+    config, given = parse_config(["--id", name, *flags])
+    return complete(config, given, None, 1)
+
+
+def table(results: dict[str, dict[int, dict[str, float]]]) -> str:
+    """A row per variant: mean ± standard deviation over its seeds, and the difference from the first, seed by seed."""
+    base = next(iter(results.values()))
+    lines = ["| variant | seeds | J&F | J | F | against the first |", "|---|---|---|---|---|---|"]
+    for variant, runs in results.items():
+        columns = [spread([run[key] for run in runs.values()]) for key in ("J&F", "J", "F")]
+        differences = [run["J&F"] - base[seed]["J&F"] for seed, run in runs.items() if seed in base]
+        against = spread(differences, sign="+") if runs is not base and differences else "–"
+        lines.append(f"| {' | '.join([variant, str(len(runs)), *columns, against])} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.1f}{deviation}"
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--variants", nargs="+", choices=VARIANTS, default=["gsfm", "stcn"], help="the first is compared against")
+    add("--seeds", type=int, nargs="+", default=[1], metavar="N", help="seeds of weights and data (default 1)")
+    add("--prefix", default="ablation", help="of the names of the runs (default %(default)s)")
+    add("--davis_path", type=Path, default="data/DAVIS/2016", help="DAVIS 2016 layout (default %(default)s)")
+    add("--split", choices=SPLITS[2016], default="val", help="its videos for validation (default %(default)s)")
+    add("--size", type=int, default=480, help="short side to evaluate at (default %(default)s)")
+    add("--output", type=Path, default="output/ablations", help="masks and tables (default %(default)s)")
+    add("--jobs", type=int, default=1, help="runs at a time, which share the cores (default %(default)s)")
+    add("training", nargs="+", help="flags of train.py, after --")
+    args = parser.parse_args(arguments)
+    runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]
+    for variant, seed in runs:
+        settings(f"{args.prefix}-{variant}-{seed}", [*args.training, *VARIANTS[variant], "--seed", str(seed)])
+    args.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = [pool.submit(train_and_score, variant, seed, args.training, args) for variant, seed in runs]
+        for (variant, seed), run in zip(runs, waiting, strict=True):
+            results[variant][seed] = run.result()
+            print(f"{variant}, seed {seed}: J&F {results[variant][seed]['J&F']:.1f}", flush=True)
+            with atomic_path(args.output / f"{args.prefix}.json") as temporary:
+                temporary.write_text(json.dumps({"training": args.training, "size": args.size} | results, indent=1))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

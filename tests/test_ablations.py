@@ -1,0 +1,48 @@
+"""The comparison of variants: real runs of the programs on generated data, continued where they were, and the table."""
+
+import json
+
+import pytest
+from conftest import TINY
+from scenes import write_davis_2016
+
+from benchmarks.ablations import main, table
+
+NETWORK = [f"--{name}={value}" for name, value in TINY.items()] + ["--pretrained", "none"]
+
+
+def test_a_variant_is_trained_and_scored_once(tmp_path, capsys):
+    davis = tmp_path / "DAVIS" / "2016"
+    write_davis_2016(davis, {"bear": 1, "blackswan": 2}, length=5)
+    (davis / "ImageSets" / "2016").mkdir(parents=True)
+    for split, video in (("train", "bear"), ("val", "blackswan")):
+        (davis / "ImageSets" / "2016" / f"{split}.txt").write_text(f"{video}\n")
+    saves = tmp_path / "saves"
+    data = ["--davis_path", str(davis), "--size", "64", "--output", str(tmp_path / "output")]
+    training = ["--stage", "3", *NETWORK, "--davis_root", str(tmp_path / "DAVIS"), "--saves", str(saves)]
+    training += ["--crop", "48", "-b", "1", "-i", "2", "--num_workers", "0", "--device", "cpu"]
+    main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
+    name = "ablation-no-lfm-7"
+    weights = saves / name / f"{name}_2.pth"
+    written = weights.stat().st_mtime_ns
+    result = json.loads((tmp_path / "output" / "ablation.json").read_text())["no-lfm"]["7"]
+    assert result["blackswan"] == result["J&F"] == pytest.approx((result["J"] + result["F"]) / 2)
+    log = (saves / name / "output.txt").read_text()
+    assert "--no-lfm --seed 7" in log and "lfm=False" in log and "blackswan" in log
+
+    main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
+    assert weights.stat().st_mtime_ns == written and "finished before" in (saves / name / "output.txt").read_text()
+    assert capsys.readouterr().out.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == 2
+    with pytest.raises(SystemExit) as exit:
+        main(["--seeds", "7", *data, "--", *training, "--crop", "47"])
+    assert exit.value.code == 2 and "--crop 47" in capsys.readouterr().err
+
+
+def test_table_shows_spread_and_paired_differences():
+    runs = {"gsfm": {1: 80.0, 2: 84.0}, "stcn": {1: 79.0, 2: 81.0}, "relative": {2: 86.0}}
+    results = {name: {s: {"J&F": v, "J": v - 1, "F": v + 1} for s, v in seeds.items()} for name, seeds in runs.items()}
+    assert table(results).split("\n")[2:] == [
+        "| gsfm | 2 | 82.0 ± 2.8 | 81.0 ± 2.8 | 83.0 ± 2.8 | – |",
+        "| stcn | 2 | 80.0 ± 1.4 | 79.0 ± 1.4 | 81.0 ± 1.4 | -2.0 ± 1.4 |",
+        "| relative | 1 | 86.0 | 85.0 | 87.0 | +2.0 |",
+    ]
