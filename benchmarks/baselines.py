@@ -31,7 +31,7 @@ from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import InputError, exit_on_input_error
 
 STRIDE = 16
-FIRST_ONLY = 10**9  # mem_every: no frame after the first becomes memory
+NEVER = 10**9  # mem_every: no frame after the first becomes memory
 
 
 class CopyNetwork(torch.nn.Module):
@@ -55,9 +55,6 @@ class CopyNetwork(torch.nn.Module):
 class LastValue:
     """A memory of one value, which every read returns."""
 
-    def __init__(self, reserve: int = 0):
-        self.value = None
-
     def add(self, key: None, value: torch.Tensor, temporary: bool = False) -> None:
         self.value = value
 
@@ -65,8 +62,24 @@ class LastValue:
         return self.value
 
 
+class LabelMemory(SpaceTimeMemory):
+    """Values are labels, and those of a later frame are what was read for it.
+
+    The engine's masks made it to full size and back: each time blurred by two cells, and sharpened by the aggregation.
+    """
+
+    labels: torch.Tensor | None = None
+
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+        super().add(key, value if self.labels is None else self.labels, temporary)
+
+    def read(self, query: torch.Tensor) -> torch.Tensor:
+        self.labels = super().read(query)
+        return self.labels
+
+
 class NearestNetwork(Network):
-    """Keys are f16 of the key encoder with one length, values are soft labels: the memory read propagates labels.
+    """Keys are f16 of the key encoder, all of one length; with values that are labels, a memory read propagates them.
 
     With the right length the similarity of `SpaceTimeMemory`, ``(2 k·q − ‖k‖²) / √C``, is the cosine over
     ``temperature``, up to a constant that the softmax cancels.
@@ -113,6 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--device", choices=DEVICES, default="auto")
     add("--overwrite", action="store_true", help="process finished videos again")
     args = parser.parse_args(arguments)
+    if min(args.size, args.top, args.latest + 1) < 1 or args.temperature <= 0:
+        raise InputError("--size, --top and --temperature must be above 0, and --latest at least 0")
     year = 2016 if (args.davis_path / "JPEGImages").is_dir() else 2017
     if args.split not in SPLITS[year]:
         raise InputError(f"{args.davis_path}: is DAVIS {year}; expected --split {' or '.join(SPLITS[year])}")
@@ -120,15 +135,15 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(args.device)
     keep_freed_memory(device)
 
-    settings = {name: getattr(args, name) for name in ("method", "size")}
-    network, memory, mem_every = CopyNetwork(), LastValue, FIRST_ONLY
+    settings = ["method", "size"]
+    network, memory, mem_every = CopyNetwork(), lambda reserve: LastValue(), NEVER
     if args.method == "nearest":
-        settings |= {name: getattr(args, name) for name in ("backbone", "latest", "top", "temperature")}
+        settings += ["backbone", "pretrained", "latest", "top", "temperature"]
         network = NearestNetwork(args.backbone, args.temperature)
         network.key_encoder.load_imagenet(args.pretrained)
         network = fast_copy(network.to(device).eval())
-        memory = partial(SpaceTimeMemory, args.top, args.latest + 1 if args.latest else None)
-        mem_every = 1 if args.latest else FIRST_ONLY
+        memory = partial(LabelMemory, args.top, args.latest + 1 if args.latest else None)
+        mem_every = 1 if args.latest else NEVER
     results = evaluate(
         network,
         videos,
@@ -138,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
         mem_every=mem_every,
         binary=year == 2016,
         overwrite=args.overwrite,
-        settings=settings,
+        settings={name: str(getattr(args, name)) for name in settings},
     )
     return report(results, args.output, videos)
 

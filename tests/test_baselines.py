@@ -1,0 +1,78 @@
+"""The baselines that need no training, against their definitions, and from folder to PNGs."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from folders import frame, ids_at
+from scenes import write_davis_2016
+
+from benchmarks import baselines
+from benchmarks.baselines import NEVER, LabelMemory, NearestNetwork
+from inference_core import InferenceCore
+from model.encoders import Backbone
+from util.image import read_mask, write_image, write_mask
+from util.tensor import soft_aggregate
+
+
+def plain_propagation(features, mask, latest, top, temperature):
+    """features T×C×h×w, mask K×16h×16w → soft labels T−1 times K×16h×16w, by dense cosines."""
+    units = F.normalize(features.double().flatten(2), dim=1)
+    labels, enlarged = [F.avg_pool2d(mask, 16).flatten(1).double()], []
+    for t in range(1, len(units)):
+        memory = [0, *range(max(1, t - latest), t)]
+        cosines, places = torch.cat([units[i].T @ units[t] for i in memory]).topk(top, dim=0)
+        weights = (cosines / temperature).softmax(dim=0)
+        labels.append((torch.cat([labels[i] for i in memory], dim=1)[:, places] * weights).sum(1))
+        cells = labels[-1].float().unflatten(1, features.shape[2:])
+        enlarged.append(F.interpolate(cells[None], scale_factor=16, mode="bilinear")[0])
+    return enlarged
+
+
+@pytest.mark.parametrize("latest", [0, 2])
+def test_nearest_is_its_definition(latest):
+    """Two objects, more frames than the memory holds; probabilities are the labels, aggregated as ever."""
+    network = NearestNetwork("resnet18", temperature=0.07).eval()
+    images = torch.rand(6, 3, 96, 128)
+    ids = torch.from_numpy(ids_at(20, 1, 2, size=(96, 128)))
+    memory = partial(LabelMemory, 5, latest + 1 if latest else None)
+    core = InferenceCore(network, memory, 1 if latest else NEVER)
+    probs = [core.step(image, ids if t == 0 else None) for t, image in enumerate(images)]
+    with torch.inference_mode():
+        features = network.key_encoder(network.normalize(images))[2]
+    expected = plain_propagation(features, torch.stack([ids == 1, ids == 2]).float(), latest, 5, 0.07)
+    assert len({float(labels.sum()) for labels in expected}) == len(expected)
+    for prob, labels in zip(probs[1:], expected, strict=True):
+        assert torch.allclose(prob, soft_aggregate(labels[None]).softmax(1)[0], atol=1e-5)
+
+
+def test_copy_of_two_objects_in_a_video_larger_than_the_processing(tmp_path, capsys):
+    base, mask = tmp_path / "davis/trainval", ids_at(0, 2, 5, size=(72, 104))
+    for t in range(4):
+        write_image(base / f"JPEGImages/480p/camel/{t:05d}.jpg", frame(t, (72, 104)))
+        write_mask(base / f"Annotations/480p/camel/{t:05d}.png", mask)
+    flags = f"copy --davis_path {tmp_path / 'davis'} --videos camel --output {tmp_path / 'out'} --device cpu".split()
+    baselines.main(flags)
+    assert "camel" in capsys.readouterr().out
+    for t in range(4):
+        assert np.array_equal(read_mask(tmp_path / f"out/camel/{t:05d}.png"), mask)
+    baselines.main([*flags, "--size", "36", "--overwrite"])
+    small = read_mask(tmp_path / "out/camel/00003.png")
+    assert small.shape == mask.shape and set(np.unique(small)) == {0, 2, 5} and (small != mask).mean() < 0.05
+
+
+def test_nearest_from_the_command_line(tmp_path, capsys):
+    write_davis_2016(tmp_path / "davis", {"camel": 0}, length=4)
+    torch.save(Backbone("resnet18").state_dict(), tmp_path / "weights.pth")
+    flags = f"nearest --davis_path {tmp_path / 'davis'} --videos camel --output {tmp_path / 'out'} --device cpu".split()
+    baselines.main([*flags, "--pretrained", str(tmp_path / "weights.pth")])
+    assert "J&F" in capsys.readouterr().out
+    results = [read_mask(tmp_path / f"out/camel/{t:05d}.png") for t in range(4)]
+    truth = [read_mask(tmp_path / f"davis/Annotations/480p/camel/{t:05d}.png") for t in range(4)]
+    assert np.array_equal(results[0], truth[0])
+    assert all(set(np.unique(result)) == {0, 255} for result in results)
+    with pytest.raises(SystemExit) as end:
+        baselines.main([*flags, "--split", "testdev"])
+    assert end.value.code == 2 and "--split val or train" in capsys.readouterr().err
