@@ -19,10 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "saves" / "gsfm-small.pth"
 SEED = 34  # a clip with a twin that is not to be segmented, and an animal that comes in late
 CLIP = f"synthetic-{SEED:04d}"
-MAKE_CLIP = shlex.split(f"--layout generic --num_videos 1 --num_frames 28 --size 240x426 --late 1 --seed {SEED}")
-UNTRAINED = """
-There are no trained weights yet: saves/gsfm-small.pth is missing. What follows uses a network of random weights, so
-the files are right and the masks in them, and any scores, mean nothing. Trained weights come later."""
+MAKE_CLIP = shlex.split(f"--layout generic --num_videos 1 --num_frames 28 --size 480x854 --late 1 --seed {SEED}")
 
 EPILOG = """
 examples:
@@ -48,18 +45,6 @@ def run(script: str, *options: str | Path) -> None:
         sys.exit(code)
 
 
-def untrained(path: Path) -> Path:
-    """Save a small network of random weights, the same ones each time, and return its path."""
-    import torch  # seconds, not needed where weights are shipped
-
-    from model.network import Network, NetworkConfig, save_network
-
-    torch.manual_seed(0)
-    config = NetworkConfig.preset("gsfm", backbone="resnet18", value_dim=64, decoder_dim=64)
-    save_network(path, Network(config))
-    return path
-
-
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -71,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--mask", nargs="+", help="mask of its first frame, or 30:FILE for frame 30; several may be given"
     )
-    parser.add_argument("--model", type=Path, help="weights (saves/gsfm-small.pth)")
+    parser.add_argument("--model", type=Path, default=SHIPPED, help="weights (saves/gsfm-small.pth)")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder to write to (output/demo)"
     )
@@ -81,11 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     output = short(args.output)
     clip, masks, plot = output / "clip", output / "masks", output / "scores.png"
-    model = args.model or SHIPPED
-    if not args.model and not SHIPPED.is_file():
-        print(UNTRAINED, flush=True)
-        model = untrained(output / "untrained.pth")
-    segment = ("eval_generic.py", "--model", short(model), "--output", masks, "--overlay", "--overwrite")
+    segment = ("eval_generic.py", "--model", short(args.model), "--output", masks, "--overlay", "--overwrite")
     if args.video:
         run(*segment, "--video", args.video, "--mask", *args.mask)
         name = args.video.stem
@@ -104,8 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         *([] if args.video else [(plot, "J and F over time, the best and the worst frame")]),
     ):
         print(f"  {path}: {what}")
-    if model != args.model and model != SHIPPED:
-        print("Remember: the weights are random, so the masks mean nothing yet.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""The shipped weights load like any others, and segment as on the day they were made."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.synthetic import synthetic_clip
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from model.network import load_network, save_network
+from scripts.convert_checkpoint import main as convert
+from scripts.demo import SHIPPED
+from util.image import read_mask
+from util.metrics import score_masks
+
+FIXTURE = Path(__file__).parent / "fixtures" / "shipped_masks.png"
+SEED, FRAMES, SIZE = 5, 6, (192, 320)
+
+
+def segment(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true ids, T×H×W uint8, of a generated clip."""
+    network = load_network(path, torch.device("cpu"))
+    core = InferenceCore(network, partial(make_memory, network.config, 50))
+    frames, ids = synthetic_clip(SEED, FRAMES, SIZE, num_objects=2)
+    masks = []
+    for t, frame in enumerate(frames):
+        image = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+        prob = core.step(image, torch.from_numpy(ids[0]) if t == 0 else None)
+        masks.append(prob.argmax(0).byte().numpy())
+    return np.stack(masks), ids
+
+
+def test_same_masks_as_fp16_as_float32_and_as_on_the_day_they_were_made(tmp_path):
+    assert SHIPPED.stat().st_size <= 20e6
+    masks, truth = segment(SHIPPED)
+    network = load_network(SHIPPED, torch.device("cpu"))
+    assert network.config.backbone == "resnet18" and network.config.lfm and network.config.hfm
+    save_network(tmp_path / "float32.pth", network)
+    assert (tmp_path / "float32.pth").stat().st_size > 1.9 * SHIPPED.stat().st_size
+    assert np.array_equal(segment(tmp_path / "float32.pth")[0], masks)
+    convert([str(tmp_path / "float32.pth"), str(tmp_path / "fp16.pth"), "--half"])
+    assert np.array_equal(segment(tmp_path / "fp16.pth")[0], masks)
+
+    then = read_mask(FIXTURE).reshape(masks.shape)
+    assert (then != masks).mean() < 1e-3
+    scores = [score.j for t in range(1, FRAMES) for score in score_masks(truth[t], masks[t]).values()]
+    assert np.mean(scores) > 0.85
