@@ -25,7 +25,7 @@ from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
 from util.checkpoint import FORMAT, read_network_file, read_torch_file, write_network_file
 from util.config import TrainConfig, complete, parse_config
-from util.device import peak_memory, pick_device
+from util.device import keep_freed_memory, peak_memory, pick_device
 from util.distributed import (
     any_process,
     barrier,
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     resumed = read_training_checkpoint(config.load_model) if config.load_model else None
     config = complete(config, given, resumed and resumed["train"]["settings"], world_size())
     device = pick_device(config.device, local_rank())
+    keep_freed_memory(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = config.benchmark

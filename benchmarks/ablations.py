@@ -1,6 +1,6 @@
 """Train variants of the network at equal budget, several seeds each, and compare them on videos kept for validation.
 
-python benchmarks/ablations.py --variants gsfm stcn --seeds 3 --davis_path data/DAVIS/2016 -- \
+python benchmarks/ablations.py --variants gsfm stcn --seeds 1 2 3 --davis_path data/DAVIS/2016 -- \
     --stage 3 --model gsfm-small --davis_root data/DAVIS -i 2000
 """
 
@@ -11,7 +11,9 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,7 +37,8 @@ VARIANTS = {
 }
 EPILOG = """
 All after -- are flags of train.py, the same for each run. A run is saved under SAVES/<prefix>-<variant>-<seed>/;
-what is finished is not done again, and a run that was stopped goes on where it was.
+what is finished is not done again, and a run that was stopped goes on where it was. Runs with other flags need another
+--prefix.
 """
 
 
@@ -61,9 +64,15 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.txt"
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
+    record = folder / "flags.txt"
+    if record.is_file() and record.read_text() != shlex.join(flags):
+        raise InputError(f"{folder}: holds a run with other flags ({record.name}); expected another --prefix")
+    record.write_text(shlex.join(flags))
     if not weights.is_file():
-        resume = ["--load_model", checkpoint] if checkpoint.is_file() else []
-        call(log, "train.py", "--id", name, *flags, *resume, threads=threads)
+        go_on = ["--load_model", checkpoint] if checkpoint.is_file() else ["--overwrite"]
+        call(log, "train.py", "--id", name, *flags, *go_on, threads=threads)
+    if not weights.is_file():
+        raise InputError(f"{name}: the training was stopped; the same command goes on with it")
     output = args.output / name
     data = ["--davis_path", args.davis_path, "--split", args.split, "--size", str(args.size)]
     call(log, "eval_davis_2016.py", "--model", weights, "--output", output, *data, threads=threads)
@@ -98,6 +107,16 @@ def spread(values: list[float], sign: str = "") -> str:
     return f"{statistics.mean(values):{sign}.1f}{deviation}"
 
 
+@contextmanager
+def cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """What has not begun does not begin any more after an error or Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -114,12 +133,16 @@ def main(arguments: list[str] | None = None) -> None:
     add("--jobs", type=int, default=1, help="runs at a time, which share the cores (default %(default)s)")
     add("training", nargs="+", help="flags of train.py, after --")
     args = parser.parse_args(arguments)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: expected at least 1")
+    if own := {"--id", "--load_model", "--seed"}.intersection(args.training):
+        parser.error(f"{own.pop()}: is set for each run here, and cannot be among the flags of train.py")
     runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]
     for variant, seed in runs:
         settings(f"{args.prefix}-{variant}-{seed}", [*args.training, *VARIANTS[variant], "--seed", str(seed)])
     args.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with ThreadPoolExecutor(args.jobs) as pool, cancelling(pool):
         waiting = [pool.submit(train_and_score, variant, seed, args.training, args) for variant, seed in runs]
         for (variant, seed), run in zip(runs, waiting, strict=True):
             results[variant][seed] = run.result()

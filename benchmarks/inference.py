@@ -30,7 +30,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.fast import fast_copy
 from model.network import PRESETS, Network, NetworkConfig
-from util.device import DEVICES, half_precision, peak_memory, pick_device
+from util.device import DEVICES, half_precision, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
@@ -145,6 +145,7 @@ def main() -> None:
     args = parser.parse_args()
 
     device = pick_device(args.device)
+    keep_freed_memory(device)
     clock = busy_clock if args.busy else time.perf_counter
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.manual_seed(0)

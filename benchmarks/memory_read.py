@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference_memory_bank import SpaceTimeMemory
-from util.device import DEVICES, pick_device
+from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 
 
@@ -56,6 +56,7 @@ def main() -> None:
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     args = parser.parse_args()
     device = pick_device(args.device)
+    keep_freed_memory(device)
     clock = busy_clock if args.busy else time.perf_counter
 
     def seconds(function) -> tuple[float, torch.Tensor]:

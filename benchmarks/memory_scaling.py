@@ -27,7 +27,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.fast import fast_copy
 from model.network import Network, NetworkConfig
-from util.device import DEVICES, pick_device
+from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 from util.files import atomic_path
 from util.parallel import cpu_count
@@ -117,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG to write")
     args = parser.parse_args(arguments)
     device = pick_device(args.device)
+    keep_freed_memory(device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_count()} CPU cores"
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     print(f"{machine}, {torch.get_num_threads()} threads, {versions}, {date.today()}")

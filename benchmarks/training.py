@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import PRESETS, Network, NetworkConfig
-from util.device import DEVICES, peak_memory, pick_device
+from util.device import DEVICES, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 
 PARTS = ("forward", "loss", "backward", "optimizer")
@@ -33,6 +33,7 @@ PARTS = ("forward", "loss", "backward", "optimizer")
 def measure(args: argparse.Namespace, stage: int, batch: int, crop: int) -> dict:
     """Median seconds of each part of a step, and peak GiB (on the GPU, else resident) after and before the steps."""
     device = pick_device(args.device)
+    keep_freed_memory(device)
     torch.manual_seed(0)
     network = Network(NetworkConfig.preset(args.model, single_object=stage == 0))
     network.to(device, memory_format=torch.channels_last).train()

@@ -51,11 +51,13 @@ class Paste:
             warps.append(Warp((to_source @ translation(-at - t * speed))[:2], window, size))
 
         shrink = min(warp.shrink() for warp in warps)
+        while shrink > min(width, height):  # of a very thin object something must be left
+            shrink //= 2
         picture = shift_hue(read_reduced(image_path, mask.shape, shrink), rng.uniform(-0.05, 0.05))
         alphas = [warp_alpha(mask, warp) for warp in warps]
         taken = ids[0] > 0
         front = rng.random() < 0.5 and (taken & (alphas[0] > 0.5)).sum() <= taken.sum() / 2
-        new = np.flatnonzero(np.bincount(ids.ravel(), minlength=256) == 0)[0]
+        new = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:] == 0)[0] + 1
         for image, frame_ids, alpha, warp in zip(images, ids, alphas, warps, strict=True):
             if not front:
                 alpha = alpha * (frame_ids == 0)

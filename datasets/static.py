@@ -1,4 +1,4 @@
-"""Stage 0: clips from still images, by deforming an image and its mask differently in each frame."""
+"""Clips from still images, by deforming an image and its mask differently in each frame."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -17,7 +17,7 @@ from util.errors import exit_on_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "saves" / "gsfm-small.pth"
-SEED = 34  # a clip with a twin that is not to be segmented, and an animal that comes in late
+SEED = 34  # a clip with look-alikes that are not to be segmented, and an animal that comes in late
 CLIP = f"synthetic-{SEED:04d}"
 MAKE_CLIP = shlex.split(f"--layout generic --num_videos 1 --num_frames 28 --size 480x854 --late 1 --seed {SEED}")
 

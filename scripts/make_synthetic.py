@@ -32,8 +32,8 @@ layouts (DIR is --output, SPLIT is --split; the name of a VIDEO holds its seed):
 examples:
   # ten videos of four objects, two of which come in later, where eval_youtube.py looks for its data
   python scripts/make_synthetic.py --layout youtube --output data/YouTube --num_objects 4 --late 2
-  # the picture in the README: the clip of the demo, and its true masks
-  python scripts/make_synthetic.py --contact_sheet docs/images/demo.jpg --size 216x384 --num_frames 28 --late 1 \\
+  # one picture of the demo's clip and its true masks
+  python scripts/make_synthetic.py --contact_sheet output/clip.jpg --size 216x384 --num_frames 28 --late 1 \\
       --seed 34
 """
 

@@ -33,9 +33,11 @@ def test_a_variant_is_trained_and_scored_once(tmp_path, capsys):
     main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
     assert weights.stat().st_mtime_ns == written and "finished before" in (saves / name / "output.txt").read_text()
     assert capsys.readouterr().out.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == 2
-    with pytest.raises(SystemExit) as exit:
-        main(["--seeds", "7", *data, "--", *training, "--crop", "47"])
-    assert exit.value.code == 2 and "--crop 47" in capsys.readouterr().err
+    faulty = {"--crop 47": "--crop 47", "--lr 1e-3": "another --prefix", "--id mine": "--id"}
+    for flags, message in faulty.items():
+        with pytest.raises(SystemExit) as exit:
+            main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training, *flags.split()])
+        assert exit.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_table_shows_spread_and_paired_differences():

@@ -4,7 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.synthetic import synthetic_clip
 from inference_core import InferenceCore
@@ -30,6 +32,16 @@ def segment(path: Path) -> tuple[np.ndarray, np.ndarray]:
         prob = core.step(image, torch.from_numpy(ids[0]) if t == 0 else None)
         masks.append(prob.argmax(0).byte().numpy())
     return np.stack(masks), ids
+
+
+@pytest.mark.parametrize(("objects", "limit"), [(1, 80), (3, 150)])
+def test_operations_of_a_480p_frame(objects, limit):
+    """GFLOP of convolutions and products, 2 per multiply-add, of the plain network, without the memory read."""
+    network = load_network(SHIPPED, torch.device("cpu"))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        features = network.encode_key(torch.zeros(1, 3, 480, 864))
+        network.decode(torch.zeros(1, objects, network.config.value_dim, 30, 54), features)
+    assert counter.get_total_flops() / 1e9 < limit
 
 
 def test_same_masks_as_fp16_as_float32_and_as_on_the_day_they_were_made(tmp_path):

@@ -1,17 +1,12 @@
-"""Which device to run on, which half-precision type it does well, and how memory is handed out."""
+"""Which device to run on, which half-precision type it does well, and how its memory is handed out."""
 
-import os
+import ctypes
 import resource
 import sys
 
 import torch
 
 from util.errors import InputError
-
-# On the CPU each large tensor comes fresh from the system, which clears it page by page: more work than many an
-# operation on it. In pages of 2 MiB that takes a quarter of the time, and what is freed is still given back. PyTorch
-# reads this with its first allocation; only Linux knows it.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
@@ -48,6 +43,20 @@ def half_precision(device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.float16
     return torch.bfloat16
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let this process reuse freed feature maps on the CPU, instead of handing each back to the system.
+
+    By default glibc maps every large tensor anew, and the system clears its pages one by one: that costs more than
+    many operations on it. Elsewhere than on Linux with glibc, and on GPUs, nothing changes.
+    """
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink …
+        mallopt(-4, 0)  # M_MMAP_MAX: … and nothing is allocated outside it
 
 
 def peak_memory(device: torch.device) -> float:
