@@ -65,7 +65,8 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     log = folder / "output.txt"
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
     record = folder / "flags.txt"
-    if record.is_file() and record.read_text() != shlex.join(flags):
+    begun = weights.is_file() or checkpoint.is_file()  # not so if the flags were faulty
+    if begun and record.is_file() and record.read_text() != shlex.join(flags):
         raise InputError(f"{folder}: holds a run with other flags ({record.name}); expected another --prefix")
     record.write_text(shlex.join(flags))
     if not weights.is_file():

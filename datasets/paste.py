@@ -29,15 +29,18 @@ class Paste:
         self.probability = probability
         self.pairs = [pair for source in sources for pair in source.pairs]
 
-    def __call__(self, rng: np.random.Generator, images: list[np.ndarray], ids: np.ndarray) -> None:
-        """Draw into T ``images`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; the new id is the lowest free one."""
+    def __call__(self, rng: np.random.Generator, images: list[np.ndarray], ids: np.ndarray) -> list[int]:
+        """Draw into T ``images`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the ids that are new.
+
+        That is the lowest free one, or none if nothing was pasted; it may be hidden or outside of the picture.
+        """
         if rng.random() >= self.probability:
-            return
+            return []
         image_path, mask_path = self.pairs[rng.integers(len(self.pairs))]
         mask = (draw_objects(rng, mask_path)[0] > 127) * np.uint8(255)
         left, top, width, height = cv2.boundingRect(mask)
         if not width:
-            return
+            return []
         size = ids.shape[1]
         window = (left, top, left + width, top + height)
         longer = size * rng.uniform(0.2, 0.7)
@@ -57,10 +60,11 @@ class Paste:
         alphas = [warp_alpha(mask, warp) for warp in warps]
         taken = ids[0] > 0
         front = rng.random() < 0.5 and (taken & (alphas[0] > 0.5)).sum() <= taken.sum() / 2
-        new = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:] == 0)[0] + 1
+        new = int(np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:] == 0)[0]) + 1
         for image, frame_ids, alpha, warp in zip(images, ids, alphas, warps, strict=True):
             if not front:
                 alpha = alpha * (frame_ids == 0)
             pasted = warp_image(picture, warp, shrink)
             image[:] = np.rint(image + alpha[..., None] * (pasted - image.astype(np.float32)))
             frame_ids[alpha > 0.5] = new
+        return [new]

@@ -125,9 +125,7 @@ class VideoClips:
             image = read_reduced(self.images / video / frame, mask.shape, warp.shrink())
             images.append(warp_image(image, warp, warp.shrink()))
         if self.paste and len(objects) < MAX_OBJECTS:
-            before = ids.copy()
-            self.paste(rng, images, ids)
-            objects = np.union1d(np.intersect1d(objects, ids[0]), np.setdiff1d(ids[0], before))
+            objects = np.intersect1d([*objects, *self.paste(rng, images, ids)], ids[0])
         shared = draw_jitter(rng, 0.1, 0.03, 0.03, grey=0.05)
         pictures = np.empty((self.num_frames, 3, self.size, self.size), np.float32)
         for picture, image in zip(pictures, images, strict=True):
