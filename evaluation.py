@@ -249,6 +249,7 @@ def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     size_help = f"short side to process at, in pixels; results are as large as the video, always {default}"
     add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
     add("--amp", action="store_true", help="half precision: faster on GPUs, and on CPUs that have bf16")
+    add("--compile", action="store_true", help="torch.compile the network, which takes minutes: for GPUs, long videos")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     add(
         "--videos",
@@ -275,7 +276,7 @@ def run(
 ) -> dict:
     """`evaluate` with the flags of `eval_parser` and further ``settings``, and its result. Raises `InputError`."""
     device = pick_device(args.device, local_rank())
-    network = fast_copy(load_network(args.model, device))
+    network = fast_copy(load_network(args.model, device), args.compile)
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     if rank() == 0:
         precision = f"autocast to {half_precision(device)}".replace("torch.", "") if args.amp else "float32"

@@ -38,7 +38,10 @@ VARIANTS = {
 EPILOG = """
 All after -- are flags of train.py, the same for each run. A run is saved under SAVES/<prefix>-<variant>-<seed>/;
 what is finished is not done again, and a run that was stopped goes on where it was. Runs with other flags need another
---prefix.
+--prefix. {variant} and {seed} among the flags stand for those of the run, so that one stage goes on from another:
+
+python benchmarks/ablations.py --prefix s3 --davis_path data/DAVIS/2016 -- \\
+    --stage 3 --load_network saves/s0-{variant}-{seed}/s0-{variant}-{seed}_2000.pth --davis_root data/DAVIS -i 2000
 """
 
 
@@ -56,7 +59,7 @@ def call(log: Path, script: str, *options: str | Path, threads: int | None) -> N
 
 def train_and_score(variant: str, seed: int, training: list[str], args: argparse.Namespace) -> dict[str, float]:
     """J&F, J and F in percent of one run, and of each video."""
-    flags = [*training, *VARIANTS[variant], "--seed", str(seed)]
+    flags = flags_of(variant, seed, training)
     name = f"{args.prefix}-{variant}-{seed}"
     config = settings(name, flags)
     folder = config.saves / name
@@ -85,9 +88,17 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     return {key: 100 * value for key, value in result.items()}
 
 
+def flags_of(variant: str, seed: int, training: list[str]) -> list[str]:
+    """The flags of train.py for one run, ``{variant}`` and ``{seed}`` filled in."""
+    filled = [flag.replace("{variant}", variant).replace("{seed}", str(seed)) for flag in training]
+    return [*filled, *VARIANTS[variant], "--seed", str(seed)]
+
+
 def settings(name: str, flags: list[str]) -> TrainConfig:
     """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
     config, given = parse_config(["--id", name, *flags])
+    if config.load_network and not config.load_network.is_file():
+        raise InputError(f"{config.load_network}: no such file; expected the weights that {name} is to start from")
     return complete(config, given, None, 1)
 
 
@@ -140,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{own.pop()}: is set for each run here, and cannot be among the flags of train.py")
     runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]
     for variant, seed in runs:
-        settings(f"{args.prefix}-{variant}-{seed}", [*args.training, *VARIANTS[variant], "--seed", str(seed)])
+        settings(f"{args.prefix}-{variant}-{seed}", flags_of(variant, seed, args.training))
     args.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
     with ThreadPoolExecutor(args.jobs) as pool, cancelling(pool):

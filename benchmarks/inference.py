@@ -2,7 +2,7 @@
 
 python benchmarks/inference.py --objects 1 3 --json output/inference.json
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
-python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp
+python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp compiled compiled_amp
 
 Weights are random: they do not change the speed. Every part of the plain network (as in training and in the
 checkpoint) and of the one that the eval scripts use (`model.fast`) is timed in turn, and the medians are compared.
@@ -34,7 +34,7 @@ from util.device import DEVICES, half_precision, keep_freed_memory, peak_memory,
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
-VARIANTS = ("plain", "fast", "amp")
+VARIANTS = ("plain", "fast", "amp", "compiled", "compiled_amp")
 
 
 def busy_clock() -> float:
@@ -153,8 +153,8 @@ def main() -> None:
     plain = Network(config).to(device).eval()
     variants = {}
     for name in args.variants:
-        network = plain if name == "plain" else fast_copy(plain)
-        variants[name] = (network, name == "amp")
+        network = plain if name == "plain" else fast_copy(plain, compiled=name.startswith("compiled"))
+        variants[name] = (network, name.endswith("amp"))
 
     half = half_precision(device)
     with torch.inference_mode():

@@ -16,11 +16,12 @@ from model.blocks import SplitConv2d, add_shared
 from model.network import Network
 
 
-def fast_copy(network: Network) -> Network:
+def fast_copy(network: Network, compiled: bool = False) -> Network:
     """A copy of a network in eval mode, on the same device, that computes the same (relative 1e-5 in float32).
 
     Batch norms are folded into the convolutions before them, shared parts of weights are cut out once, weights and
-    so all features are channels-last, and on CPUs large 3×3 convolutions become `RowWinogradConv2d`.
+    so all features are channels-last, and on CPUs large 3×3 convolutions become `RowWinogradConv2d`. With
+    ``compiled``, what the engine calls goes through `torch.compile`, at the first call for each new shape.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -31,6 +32,9 @@ def fast_copy(network: Network) -> Network:
     network.to(memory_format=torch.channels_last)
     if network.mean.device.type == "cpu":
         _use_row_winograd(network)
+    if compiled:
+        for part in ("encode_key", "encode_value", "decode"):
+            setattr(network, part, torch.compile(getattr(network, part)))
     return network
 
 
@@ -126,12 +130,15 @@ class RowWinogradConv2d(nn.Module):
             F.conv2d(rows.permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)
             for rows, weight in zip(combined, self.weights, strict=True)
         )
-        out = m0.new_empty(number, bands, 4, width, m0.shape[-1])
         even, odd, even2, odd2 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
-        torch.add(m0, even, out=out[:, :, 0]).add_(even2)
-        torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
-        torch.add(even, even2, alpha=4, out=out[:, :, 2])
-        torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
+        if torch.compiler.is_compiling():  # makes one loop of it, but cannot write into views
+            out = torch.stack([m0 + even + even2, odd + 2 * odd2, even + 4 * even2, odd + 8 * odd2 + m5], dim=2)
+        else:
+            out = m0.new_empty(number, bands, 4, width, m0.shape[-1])
+            torch.add(m0, even, out=out[:, :, 0]).add_(even2)
+            torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
+            torch.add(even, even2, alpha=4, out=out[:, :, 2])
+            torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
         if self.plain.bias is not None:
             out += self.plain.bias
         return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)

@@ -1,5 +1,7 @@
 """The network for evaluation against the plain one, and against the reference programs' whole clips."""
 
+from functools import partial
+
 import pytest
 import test_reference
 import test_spectral
@@ -24,15 +26,17 @@ def test_whole_clips_of_the_reference(family, run, monkeypatch):
     test_reference.test_whole_clips(family, run)
 
 
-@pytest.mark.parametrize("preset", ["gsfm", "stcn", "gc"])
-def test_equal_to_the_plain_network(tiny_network, preset, monkeypatch):
+@pytest.mark.parametrize("preset, compiled", [("gsfm", False), ("stcn", False), ("gc", False), ("gsfm", True)])
+def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch):
     monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 16)
+    graphs = partial(torch.compile, backend="aot_eager")  # all of compiling but the generated code, which takes minutes
+    monkeypatch.setattr(torch, "compile", graphs)
     plain = tiny_network(preset)
     for norm in (m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias, std=0.1)
         nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 1.5)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    fast = fast_copy(plain)
+    fast = fast_copy(plain, compiled)
     image, masks = torch.randn(1, 3, 96, 112), torch.rand(1, 3, 96, 112)
     with torch.inference_mode():
         expected, features = plain.encode_key(image), fast.encode_key(image)
