@@ -4,8 +4,9 @@ python benchmarks/inference.py --objects 1 3 --json output/inference.json
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
 python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp compiled compiled_amp
 
-Weights are random: they do not change the speed. Every part of the plain network (as in training and in the
-checkpoint) and of the one that the eval scripts use (`model.fast`) is timed in turn, and the medians are compared.
+Weights are random: they do not change the speed. Every part of the obvious network (`benchmarks.obvious`: as the
+reference programs compute), of the plain one (as in training and in the checkpoint) and of the one that the eval
+scripts use (`model.fast`) is timed in turn, and the medians are compared.
 "whole frame" is the mean over the frames of a memory interval, one of which is memorised. GFLOP count convolutions
 and matrix products, 2 per multiply-add; the parts' bound is that count over the peak measured in the same run.
 """
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.obvious import DenseMemory, ObviousNetwork, obvious_copy
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.fast import fast_copy
@@ -34,7 +36,8 @@ from util.device import DEVICES, half_precision, keep_freed_memory, peak_memory,
 from util.errors import exit_on_input_error
 from util.tensor import pad_to_multiple
 
-VARIANTS = ("plain", "fast", "amp", "compiled", "compiled_amp")
+VARIANTS = ("obvious", "plain", "fast", "amp", "compiled", "compiled_amp")
+COUNTED = ("obvious", "plain", "fast")  # their operations
 
 
 def busy_clock() -> float:
@@ -78,6 +81,12 @@ def flops(function: Callable) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def variant(plain: Network, name: str) -> Network:
+    if name == "plain":
+        return plain
+    return obvious_copy(plain) if name == "obvious" else fast_copy(plain, compiled=name.startswith("compiled"))
+
+
 def parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Callable]:
     """A call for each part of a step, on inputs as a step has them, and one for whole steps."""
     device, height, width = network.mean.device, *args.size
@@ -86,7 +95,8 @@ def parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str,
     memories = []
 
     def new_memory():
-        memories.append(make_memory(network.config, args.top))
+        obvious = isinstance(network, ObviousNetwork)
+        memories.append(DenseMemory(args.top) if obvious else make_memory(network.config, args.top))
         return memories[-1]
 
     core = InferenceCore(network, new_memory, args.interval)
@@ -143,6 +153,8 @@ def main() -> None:
     add("--device", choices=DEVICES, default="auto")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     args = parser.parse_args()
+    if "obvious" in args.variants and args.spectrum != "hermitian":
+        parser.error("--variants obvious is for --spectrum hermitian")
 
     device = pick_device(args.device)
     keep_freed_memory(device)
@@ -151,11 +163,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = NetworkConfig.preset(args.model, spectrum=args.spectrum)
     plain = Network(config).to(device).eval()
-    variants = {}
-    for name in args.variants:
-        network = plain if name == "plain" else fast_copy(plain, compiled=name.startswith("compiled"))
-        variants[name] = (network, name.endswith("amp"))
-
+    variants = {name: (variant(plain, name), name.endswith("amp")) for name in args.variants}
     half = half_precision(device)
     with torch.inference_mode():
         peaks = {
@@ -187,7 +195,7 @@ def run(
             with context():
                 for part, call in parts(network, args, objects).items():
                     calls[part, name] = partial(within, context, call)
-                    if name in ("plain", "fast") and part != "whole frame":
+                    if name in COUNTED and part != "whole frame":
                         counts[part, name] = flops(call)
         times = measure(calls, device, args.repeats, clock)
     table = {}
@@ -214,14 +222,14 @@ def show(result: dict, variants: list[str], peak: float) -> None:
     )
     first = variants[0]
     heads = [f"{name} s" for name in variants] + [f"{first}/{name}" for name in variants[1:]]
-    heads += [f"{name} GFLOP" for name in ("plain", "fast") if name in variants]
+    heads += [f"{name} GFLOP" for name in COUNTED if name in variants]
     heads += ["bound s", "fast/bound"] if "fast" in variants else []
     print(f"{'':16}" + "".join(f"{head:>15}" for head in heads))
     for part, row in result["parts"].items():
         spent = row["seconds"]
         cells = [f"{spent[name]:.3f}" for name in variants]
         cells += [f"{spent[first] / spent[name]:.2f}" for name in variants[1:]]
-        cells += [f"{row['gflop'][name]:.1f}" for name in ("plain", "fast") if name in row["gflop"]]
+        cells += [f"{row['gflop'][name]:.1f}" for name in COUNTED if name in row["gflop"]]
         if "fast" in row["gflop"]:
             bound = row["gflop"]["fast"] / peak
             cells += [f"{bound:.3f}", f"{spent['fast'] / bound:.2f}"]

@@ -21,22 +21,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.inference import busy_clock
+from benchmarks.obvious import dense_read
 from inference_memory_bank import SpaceTimeMemory
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
-
-
-def plain_read(keys: torch.Tensor, values: torch.Tensor, query: torch.Tensor, top_k: int) -> torch.Tensor:
-    """keys Ck×N, values K×Cv×N, query Ck×Q → K×Cv×Q: one dense affinity, nearly all zeros."""
-    affinity = (2 * keys.T @ query - keys.square().sum(0)[:, None]) / math.sqrt(keys.shape[0])
-    top = affinity.topk(top_k, dim=0)
-    affinity.zero_().scatter_(0, top.indices, torch.softmax(top.values, dim=0))
-    return torch.stack([value @ affinity for value in values])
-
-
-def busy_clock() -> float:
-    """Processor time of all threads over their number: the wall time of an idle machine, nearly."""
-    return time.process_time() / torch.get_num_threads()
 
 
 @exit_on_input_error
@@ -81,16 +70,15 @@ def main() -> None:
                     memory.add(keys[None, :, t], values[None, :, :, t])
                 query = keys[:, -1] + 0.5 * torch.randn(64, *args.map, device=device)
                 keys, values = keys.flatten(1), values.flatten(2)
-                if compare := frames <= args.plain_limit:
-                    plain_k = min(args.top, keys.shape[1])
-                else:
+                compare = frames <= args.plain_limit
+                if not compare:
                     del keys, values
                 times, plain_times, off = [], [], math.nan
                 for repeat in range(args.repeats + 1):
                     spent, ours = seconds(lambda: memory.read(query[None]))  # noqa: B023
                     times += [spent] if repeat else []
                     if compare:
-                        spent, plain = seconds(lambda: plain_read(keys, values, query.flatten(1), plain_k))  # noqa: B023
+                        spent, plain = seconds(lambda: dense_read(keys, values, query.flatten(1), args.top))  # noqa: B023
                         plain_times += [spent] if repeat else []
                         # A near-tie of ranks k and k+1 may fall either way.
                         wrong = (ours[0].flatten(2) - plain).abs().amax((0, 1)) > 1e-4

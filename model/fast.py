@@ -89,33 +89,57 @@ def _use_row_winograd(network: Network) -> None:
 
 
 class RowWinogradConv2d(nn.Module):
-    """A 3×3 convolution by Winograd's F(4, 3) along the rows: half of the multiplications (Lavin & Gray, CVPR 2016).
+    """A 3×3 convolution by Winograd's F(m, 3) along the rows (Lavin & Gray, CVPR 2016); float32 or bf16, on CPUs.
 
-    Bands of 6 input rows become 6 combined rows, a 1×3 convolution each, and 4 output rows. The transform in one
-    direction only keeps rounding within a factor of two or three of the plain convolution's, and leaves nearly all
-    the work to the library's convolutions. Float32 on CPUs; under autocast the plain convolution.
+    Bands of m + 2 input rows become m + 2 combined rows, a 1×3 convolution each, and m output rows. The transform in
+    one direction only leaves nearly all the work to the library's convolutions. In float32 m = 4: half of the
+    multiplications, rounding within two or three times the plain convolution's. Under autocast m = 2: two thirds, 1.8
+    times the rounding; the factors of m = 4 are too large for the eight bits of bf16.
     """
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
-        self.plain = conv
+        self.bias = conv.bias
         g0, g1, g2 = conv.weight.detach().double().unbind(2)
         outer, middle = (g0 + g2) / 6, g1 / 6
         far, near = g0 / 24 + g2 / 6, g1 / 12
-        rows = [g0 / 4, -outer - middle, middle - outer, far + near, far - near, g2]
-        self.weights = [
-            row.float().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows
-        ]  # each C'×C×1×3
+        four = [g0 / 4, -outer - middle, middle - outer, far + near, far - near, g2]
+        two = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
+        self.four, self.two = self._kernels(four, torch.float32), self._kernels(two, torch.bfloat16)
 
+    @staticmethod
+    def _kernels(rows: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Each C'×C×3 → C'×C×1×3."""
+        return [row.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows]
+
+    @torch.compiler.disable  # views as outputs are beyond it, and there is little left to fuse
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×h×w → N×C'×h×w."""
-        if torch.is_autocast_enabled("cpu") or x.dtype != torch.float32:
-            return self.plain(x)
-        number, _, height, width = x.shape
-        bands = -(-height // 4)
+        half = torch.is_autocast_enabled("cpu") or x.dtype != torch.float32
+        rows, height = (2, x.shape[2]) if half else (4, x.shape[2])
+        bands = -(-height // rows)
         # Channels last throughout: N×rows×columns×C.
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 4 * bands - height + 1))
-        d0, d1, d2, d3, d4, d5 = (x[:, i : i + 4 * bands - 3 : 4] for i in range(6))
+        x = x.to(torch.bfloat16 if half else torch.float32).permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, 1, 1, 1, rows * bands - height + 1))
+        d = [x[:, i : i + rows * (bands - 1) + 1 : rows] for i in range(rows + 2)]
+        out = self._two_rows(*d) if half else self._four_rows(*d)
+        return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)
+
+    def _convolve(self, combined: list[torch.Tensor], kernels: list[torch.Tensor]) -> list[torch.Tensor]:
+        bias = None if self.bias is None else self.bias.to(kernels[0].dtype)
+        return [
+            # The second product enters every output row once, and brings the bias along.
+            F.conv2d(rows.permute(0, 3, 1, 2), kernel, bias if i == 1 else None).permute(0, 2, 3, 1)
+            for i, (rows, kernel) in enumerate(zip(combined, kernels, strict=True))
+        ]
+
+    def _two_rows(self, d0, d1, d2, d3) -> torch.Tensor:
+        """Rows of each band, N×bands×(w+2)×C → N×bands×2×w×C'."""
+        m0, m1, m2, m3 = self._convolve([d0 - d2, d1 + d2, d2 - d1, d1 - d3], self.two)
+        return torch.stack([(m0 + m1).add_(m2), (m1 - m2).sub_(m3)], dim=2)
+
+    def _four_rows(self, d0, d1, d2, d3, d4, d5) -> torch.Tensor:
+        """Rows of each band, N×bands×(w+2)×C → N×bands×4×w×C'."""
         even, odd = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
         even2, odd2 = d4 - d2, (d3 - d1).mul_(2)
         combined = [
@@ -126,19 +150,11 @@ class RowWinogradConv2d(nn.Module):
             even2 - odd2,
             torch.sub(d5, d3, alpha=5).add_(d1, alpha=4),
         ]
-        m0, m1, m2, m3, m4, m5 = (
-            F.conv2d(rows.permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)
-            for rows, weight in zip(combined, self.weights, strict=True)
-        )
+        m0, m1, m2, m3, m4, m5 = self._convolve(combined, self.four)
         even, odd, even2, odd2 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
-        if torch.compiler.is_compiling():  # makes one loop of it, but cannot write into views
-            out = torch.stack([m0 + even + even2, odd + 2 * odd2, even + 4 * even2, odd + 8 * odd2 + m5], dim=2)
-        else:
-            out = m0.new_empty(number, bands, 4, width, m0.shape[-1])
-            torch.add(m0, even, out=out[:, :, 0]).add_(even2)
-            torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
-            torch.add(even, even2, alpha=4, out=out[:, :, 2])
-            torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
-        if self.plain.bias is not None:
-            out += self.plain.bias
-        return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)
+        out = m0.new_empty(*m0.shape[:2], 4, *m0.shape[2:])
+        torch.add(m0, even, out=out[:, :, 0]).add_(even2)
+        torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
+        torch.add(even, even2, alpha=4, out=out[:, :, 2])
+        torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
+        return out

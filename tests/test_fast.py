@@ -7,11 +7,14 @@ import test_reference
 import test_spectral
 import torch
 import torch.nn.functional as F
+from reference import synth_clip
 from torch import nn
 
 import model.fast
 import model.network
-from inference_memory_bank import top_positions
+from benchmarks.obvious import DenseMemory, obvious_copy
+from inference_core import InferenceCore
+from inference_memory_bank import SpaceTimeMemory, top_positions
 from model.fast import RowWinogradConv2d, fast_copy
 from model.spectral import SpectralFilter, filter_support
 
@@ -48,12 +51,39 @@ def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch)
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_whole_frames_equal_the_obvious_computation(tiny_network, monkeypatch):
+    """The eval scripts' network and memory against what the benchmarks measure them by."""
+    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 16)
+    plain = tiny_network("gsfm", spectrum="hermitian")
+    cores = [
+        InferenceCore(fast_copy(plain), partial(SpaceTimeMemory, 20), mem_every=2),
+        InferenceCore(obvious_copy(plain), partial(DenseMemory, 20), mem_every=2),
+    ]
+    frames, masks = synth_clip(70, 90, 3, 5, seed=0)
+    ids = (masks[0] * torch.arange(1, 4)[:, None, None]).sum(0)
+    for frame, mask in zip(frames.sigmoid(), [ids, *[None] * 4], strict=True):
+        ours, obvious = (core.step(frame, mask) for core in cores)
+        assert torch.allclose(ours, obvious, atol=1e-5)
+    assert ours.std(dim=(1, 2)).min() > 1e-3  # not the same everywhere
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3), (4, 5), (7, 6), (30, 54)])
 def test_row_winograd(size):
     conv, x = nn.Conv2d(24, 40, 3, padding=1), torch.randn(3, 24, *size)
     exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     with torch.inference_mode():
         assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 2e-5 * exact.std() + 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (5, 6), (30, 54)])
+def test_row_winograd_in_half_precision(size):
+    """Rounding at most twice that of the plain convolution in bf16."""
+    conv, x = nn.Conv2d(128, 128, 3, padding=1), torch.randn(3, 128, *size)
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        ours, plain = RowWinogradConv2d(conv)(x), conv(x)
+    assert ours.dtype == plain.dtype == torch.bfloat16
+    assert (ours - exact).square().mean() < 4 * (plain - exact).square().mean()
 
 
 @pytest.mark.parametrize("number, k", [(7, 7), (200, 1), (1000, 7), (1003, 50), (5000, 20)])
