@@ -28,7 +28,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.fast import fast_copy
 from model.network import MEMORIES, load_network
-from util.device import DEVICES, half_precision, pick_device
+from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.distributed import gather, local_rank, process_group, rank, world_size
 from util.errors import InputError
 from util.image import write_mask
@@ -276,6 +276,7 @@ def run(
 ) -> dict:
     """`evaluate` with the flags of `eval_parser` and further ``settings``, and its result. Raises `InputError`."""
     device = pick_device(args.device, local_rank())
+    keep_freed_memory(device)
     network = fast_copy(load_network(args.model, device), args.compile)
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     if rank() == 0:
