@@ -249,7 +249,7 @@ def eval_parser(doc: str, top: int) -> argparse.ArgumentParser:
     size_help = f"short side to process at, in pixels; results are as large as the video, always {default}"
     add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
     add("--amp", action="store_true", help="half precision: faster on GPUs, and on CPUs that have bf16")
-    add("--compile", action="store_true", help="torch.compile the network, which takes minutes: for GPUs, long videos")
+    add("--compile", action="store_true", help="torch.compile the network: minutes at first; no gain on CPUs")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     add(
         "--videos",

@@ -62,8 +62,8 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     flags = flags_of(variant, seed, training)
     name = f"{args.prefix}-{variant}-{seed}"
     config = settings(name, flags)
-    folder = config.saves / name
-    weights, checkpoint = folder / f"{name}_{config.iterations}.pth", folder / f"{name}_checkpoint.pth"
+    weights, checkpoint = files(config)
+    folder = weights.parent
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.txt"
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
@@ -73,8 +73,8 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
         raise InputError(f"{folder}: holds a run with other flags ({record.name}); expected another --prefix")
     record.write_text(shlex.join(flags))
     if not weights.is_file():
-        go_on = ["--load_model", checkpoint] if checkpoint.is_file() else ["--overwrite"]
-        call(log, "train.py", "--id", name, *flags, *go_on, threads=threads)
+        start = ["--load_model", checkpoint, *without(flags, "--load_network")] if begun else ["--overwrite", *flags]
+        call(log, "train.py", "--id", name, *start, threads=threads)
     if not weights.is_file():
         raise InputError(f"{name}: the training was stopped; the same command goes on with it")
     output = args.output / name
@@ -94,12 +94,29 @@ def flags_of(variant: str, seed: int, training: list[str]) -> list[str]:
     return [*filled, *VARIANTS[variant], "--seed", str(seed)]
 
 
+def without(flags: list[str], name: str) -> list[str]:
+    """The flags less one that takes a value, as ``name value`` or ``name=value``."""
+    return [
+        flag
+        for before, flag in zip(["", *flags], flags, strict=False)
+        if name not in (before, flag) and not flag.startswith(f"{name}=")
+    ]
+
+
+def files(config: TrainConfig) -> tuple[Path, Path]:
+    """Where a run leaves its last weights and its checkpoint."""
+    folder = config.saves / config.id
+    return folder / f"{config.id}_{config.iterations}.pth", folder / f"{config.id}_checkpoint.pth"
+
+
 def settings(name: str, flags: list[str]) -> TrainConfig:
     """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
     config, given = parse_config(["--id", name, *flags])
-    if config.load_network and not config.load_network.is_file():
+    config = complete(config, given, None, 1)
+    begun = any(path.is_file() for path in files(config))
+    if config.load_network and not begun and not config.load_network.is_file():
         raise InputError(f"{config.load_network}: no such file; expected the weights that {name} is to start from")
-    return complete(config, given, None, 1)
+    return config
 
 
 def table(results: dict[str, dict[int, dict[str, float]]]) -> str:

@@ -1,8 +1,8 @@
-"""Where the time of a frame goes: seconds per part and frame, frames/s and peak memory, against the plain network.
+"""Where the time of a frame goes: seconds per part, frames/s and peak memory, against the obvious computation.
 
 python benchmarks/inference.py --objects 1 3 --json output/inference.json
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
-python benchmarks/inference.py --device cuda --objects 1 3 10 --variants plain fast amp compiled compiled_amp
+python benchmarks/inference.py --device cuda --objects 1 3 10 --variants obvious fast amp compiled compiled_amp
 
 Weights are random: they do not change the speed. Every part of the obvious network (`benchmarks.obvious`: as the
 reference programs compute), of the plain one (as in training and in the checkpoint) and of the one that the eval
@@ -82,6 +82,7 @@ def flops(function: Callable) -> float:
 
 
 def variant(plain: Network, name: str) -> Network:
+    """The network that computes like one of `VARIANTS`."""
     if name == "plain":
         return plain
     return obvious_copy(plain) if name == "obvious" else fast_copy(plain, compiled=name.startswith("compiled"))
@@ -147,7 +148,13 @@ def main() -> None:
     add("--top", type=int, default=50, metavar="K", help="positions each pixel reads (default %(default)s)")
     add("--interval", type=int, default=3, metavar="N", help="every N-th frame becomes memory (default %(default)s)")
     add("--repeats", type=int, default=5, metavar="N", help="timings of each part (default %(default)s)")
-    add("--variants", nargs="+", choices=VARIANTS, default=["plain", "fast"], help="(default plain fast)")
+    add(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=["obvious", "plain", "fast"],
+        help="(default obvious plain fast)",
+    )
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")
     add("--device", choices=DEVICES, default="auto")
@@ -187,7 +194,8 @@ def main() -> None:
 def run(
     args: argparse.Namespace, variants: dict, objects: int, device: torch.device, half: torch.dtype, clock: Callable
 ) -> dict:
-    """Seconds of every variant, and GFLOP of the plain and the fast network, for each part."""
+    """Seconds of every variant, and GFLOP of those in `COUNTED`, for each part."""
+    torch.compiler.reset()  # a second number of objects would be compiled for any number
     calls, counts = {}, {}
     with torch.inference_mode():
         for name, (network, amp) in variants.items():

@@ -53,17 +53,17 @@ class DenseMemory:
     """A space-time memory that reads with one dense product per object, nearly all of it with zeros."""
 
     def __init__(self, top_k: int):
-        self.top_k, self.keys, self.values = top_k, [], []
+        self.top_k, self.keys, self.values = top_k, None, None  # Ck×N, K×Cv×N
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
         """key 1×Ck×h×w, value 1×K×Cv×h×w; there are no temporary frames."""
-        self.keys.append(key.flatten(2)[0])
-        self.values.append(value.flatten(3)[0])
+        key, value = key.flatten(2)[0], value.flatten(3)[0]
+        self.keys = key if self.keys is None else torch.cat([self.keys, key], dim=1)
+        self.values = value if self.values is None else torch.cat([self.values, value], dim=2)
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query 1×Ck×h×w → readout 1×K×Cv×h×w."""
-        readout = dense_read(torch.cat(self.keys, 1), torch.cat(self.values, 2), query.flatten(2)[0], self.top_k)
-        return readout.unflatten(2, query.shape[-2:])[None]
+        return dense_read(self.keys, self.values, query.flatten(2)[0], self.top_k).unflatten(2, query.shape[-2:])[None]
 
 
 def dense_read(keys: torch.Tensor, values: torch.Tensor, query: torch.Tensor, top_k: int) -> torch.Tensor:

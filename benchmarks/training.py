@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.inference import busy_clock
 from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import PRESETS, Network, NetworkConfig
@@ -72,7 +73,7 @@ def measure(args: argparse.Namespace, stage: int, batch: int, crop: int) -> dict
 def now(device: torch.device, busy: bool) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.process_time() / torch.get_num_threads() if busy else time.perf_counter()
+    return busy_clock() if busy else time.perf_counter()
 
 
 @exit_on_input_error

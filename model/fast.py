@@ -112,14 +112,14 @@ class RowWinogradConv2d(nn.Module):
         """Each C'×C×3 → C'×C×1×3."""
         return [row.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows]
 
-    @torch.compiler.disable  # views as outputs are beyond it, and there is little left to fuse
+    @torch.compiler.disable  # it cannot write into views (out=), and finds little to fuse
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×h×w → N×C'×h×w."""
-        half = torch.is_autocast_enabled("cpu") or x.dtype != torch.float32
-        rows, height = (2, x.shape[2]) if half else (4, x.shape[2])
+        half = torch.is_autocast_enabled("cpu")
+        rows, height = 2 if half else 4, x.shape[2]
         bands = -(-height // rows)
         # Channels last throughout: N×rows×columns×C.
-        x = x.to(torch.bfloat16 if half else torch.float32).permute(0, 2, 3, 1)
+        x = (x.bfloat16() if half else x).permute(0, 2, 3, 1)
         x = F.pad(x, (0, 0, 1, 1, 1, rows * bands - height + 1))
         d = [x[:, i : i + rows * (bands - 1) + 1 : rows] for i in range(rows + 2)]
         out = self._two_rows(*d) if half else self._four_rows(*d)

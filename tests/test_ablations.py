@@ -6,7 +6,7 @@ import pytest
 from conftest import TINY
 from scenes import write_davis_2016
 
-from benchmarks.ablations import main, table
+from benchmarks.ablations import call, main, table
 
 NETWORK = [f"--{name}={value}" for name, value in TINY.items()] + ["--pretrained", "none"]
 
@@ -34,11 +34,24 @@ def test_a_variant_is_trained_and_scored_once(tmp_path, capsys):
     assert weights.stat().st_mtime_ns == written and "finished before" in (saves / name / "output.txt").read_text()
     assert capsys.readouterr().out.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == 2
     faulty = {"--crop 47": "--crop 47", "--lr 1e-3": "another --prefix", "--id mine": "--id"}
-    faulty["--load_network {variant}-{seed}.pth"] = "no-lfm-7.pth: no such file"
     for flags, message in faulty.items():
         with pytest.raises(SystemExit) as exit:
             main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training, *flags.split()])
         assert exit.value.code == 2 and message in capsys.readouterr().err
+
+    # The next stage, each run from the weights of its own: stopped after one of two iterations, then gone on with.
+    weights = str(weights).replace(name, "ablation-{variant}-{seed}")
+    training = [flag for flag in training if flag not in NETWORK[:-2]] + ["--load_network", weights]
+    log, own = tmp_path / "log.txt", weights.format(variant="no-lfm", seed=7)
+    call(log, "train.py", "--id", "next-no-lfm-7", *training[:-1], own, "-i", "1", "--seed", "7", threads=1)
+    main(["--prefix", "next", "--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
+    log = (saves / "next-no-lfm-7" / "output.txt").read_text()
+    assert "lfm=False" in log and "--load_model" in log and "--load_network" not in log
+    assert (saves / "next-no-lfm-7" / "next-no-lfm-7_2.pth").is_file()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--prefix", "next", "--variants", "no-lfm", "--seeds", "8", *data, "--", *training])
+    assert "ablation-no-lfm-8_2.pth: no such file" in capsys.readouterr().err
 
 
 def test_table_shows_spread_and_paired_differences():

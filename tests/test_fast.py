@@ -1,12 +1,12 @@
 """The network for evaluation against the plain one, and against the reference programs' whole clips."""
 
+import copy
 from functools import partial
 
 import pytest
 import test_reference
 import test_spectral
 import torch
-import torch.nn.functional as F
 from reference import synth_clip
 from torch import nn
 
@@ -31,7 +31,7 @@ def test_whole_clips_of_the_reference(family, run, monkeypatch):
 
 @pytest.mark.parametrize("preset, compiled", [("gsfm", False), ("stcn", False), ("gc", False), ("gsfm", True)])
 def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch):
-    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 16)
+    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 2**31 if compiled else 16)  # compiled: as on GPUs
     graphs = partial(torch.compile, backend="aot_eager")  # all of compiling but the generated code, which takes minutes
     monkeypatch.setattr(torch, "compile", graphs)
     plain = tiny_network(preset)
@@ -40,6 +40,7 @@ def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch)
         nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 1.5)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     fast = fast_copy(plain, compiled)
+    assert ("encode_key" in vars(fast)) == compiled
     image, masks = torch.randn(1, 3, 96, 112), torch.rand(1, 3, 96, 112)
     with torch.inference_mode():
         expected, features = plain.encode_key(image), fast.encode_key(image)
@@ -67,19 +68,21 @@ def test_whole_frames_equal_the_obvious_computation(tiny_network, monkeypatch):
     assert ours.std(dim=(1, 2)).min() > 1e-3  # not the same everywhere
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3), (4, 5), (7, 6), (30, 54)])
-def test_row_winograd(size):
-    conv, x = nn.Conv2d(24, 40, 3, padding=1), torch.randn(3, 24, *size)
-    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+def test_row_winograd(size, bias):
+    conv, x = nn.Conv2d(24, 40, 3, padding=1, bias=bias), torch.randn(3, 24, *size)
+    exact = copy.deepcopy(conv).double()(x.double())
     with torch.inference_mode():
         assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 2e-5 * exact.std() + 1e-6
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (5, 6), (30, 54)])
-def test_row_winograd_in_half_precision(size):
+def test_row_winograd_in_half_precision(size, bias):
     """Rounding at most twice that of the plain convolution in bf16."""
-    conv, x = nn.Conv2d(128, 128, 3, padding=1), torch.randn(3, 128, *size)
-    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    conv, x = nn.Conv2d(128, 128, 3, padding=1, bias=bias), torch.randn(3, 128, *size)
+    exact = copy.deepcopy(conv).double()(x.double())
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         ours, plain = RowWinogradConv2d(conv)(x), conv(x)
     assert ours.dtype == plain.dtype == torch.bfloat16
