@@ -68,12 +68,12 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     log = folder / "output.txt"
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
     record = folder / "flags.txt"
-    begun = weights.is_file() or checkpoint.is_file()  # not so if the flags were faulty
-    if begun and record.is_file() and record.read_text() != shlex.join(flags):
+    if begun(config) and record.is_file() and record.read_text() != shlex.join(flags):
         raise InputError(f"{folder}: holds a run with other flags ({record.name}); expected another --prefix")
     record.write_text(shlex.join(flags))
     if not weights.is_file():
-        start = ["--load_model", checkpoint, *without(flags, "--load_network")] if begun else ["--overwrite", *flags]
+        resume = ["--load_model", checkpoint, *without(flags, "--load_network")]
+        start = resume if begun(config) else ["--overwrite", *flags]
         call(log, "train.py", "--id", name, *start, threads=threads)
     if not weights.is_file():
         raise InputError(f"{name}: the training was stopped; the same command goes on with it")
@@ -109,12 +109,16 @@ def files(config: TrainConfig) -> tuple[Path, Path]:
     return folder / f"{config.id}_{config.iterations}.pth", folder / f"{config.id}_checkpoint.pth"
 
 
+def begun(config: TrainConfig) -> bool:
+    """Whether a run has left anything to go on from; faulty flags leave nothing."""
+    return any(path.is_file() for path in files(config))
+
+
 def settings(name: str, flags: list[str]) -> TrainConfig:
     """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
     config, given = parse_config(["--id", name, *flags])
     config = complete(config, given, None, 1)
-    begun = any(path.is_file() for path in files(config))
-    if config.load_network and not begun and not config.load_network.is_file():
+    if config.load_network and not begun(config) and not config.load_network.is_file():
         raise InputError(f"{config.load_network}: no such file; expected the weights that {name} is to start from")
     return config
 

@@ -232,7 +232,8 @@ def show(result: dict, variants: list[str], peak: float) -> None:
     heads = [f"{name} s" for name in variants] + [f"{first}/{name}" for name in variants[1:]]
     heads += [f"{name} GFLOP" for name in COUNTED if name in variants]
     heads += ["bound s", "fast/bound"] if "fast" in variants else []
-    print(f"{'':16}" + "".join(f"{head:>15}" for head in heads))
+    width = max(map(len, heads)) + 2
+    print(f"{'':16}" + "".join(f"{head:>{width}}" for head in heads))
     for part, row in result["parts"].items():
         spent = row["seconds"]
         cells = [f"{spent[name]:.3f}" for name in variants]
@@ -241,9 +242,9 @@ def show(result: dict, variants: list[str], peak: float) -> None:
         if "fast" in row["gflop"]:
             bound = row["gflop"]["fast"] / peak
             cells += [f"{bound:.3f}", f"{spent['fast'] / bound:.2f}"]
-        print(f"{part:16}" + "".join(f"{cell:>15}" for cell in cells))
+        print(f"{part:16}" + "".join(f"{cell:>{width}}" for cell in cells))
     whole = result["parts"]["whole frame"]["seconds"]
-    print("frames/s        " + "".join(f"{1 / whole[name]:>15.2f}" for name in variants), flush=True)
+    print("frames/s        " + "".join(f"{1 / whole[name]:>{width}.2f}" for name in variants), flush=True)
 
 
 def processor() -> str:
