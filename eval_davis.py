@@ -11,7 +11,7 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 
 from pathlib import Path
 
-from datasets.davis_test import SPLITS, davis_videos
+from datasets.davis import SPLITS, davis_videos
 from evaluation import eval_parser, report, run
 from util.errors import exit_on_input_error
 

@@ -18,7 +18,7 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 
 from pathlib import Path
 
-from datasets.folder_test import folder_videos, video_with_masks
+from datasets.folder import folder_videos, video_with_masks
 from evaluation import eval_parser, report, run
 from util.errors import exit_on_input_error
 

@@ -13,7 +13,7 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 
 from pathlib import Path
 
-from datasets.youtube_test import youtube_videos
+from datasets.youtube import youtube_videos
 from evaluation import eval_parser, report, run
 from util.errors import exit_on_input_error
 

@@ -23,18 +23,18 @@ import progressbar
 import torch
 import torch.nn.functional as F
 
+from datasets.images import write_mask
 from datasets.video import Video
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.fast import fast_copy
 from model.network import MEMORIES, load_network
+from model.optimized import optimized_copy
+from results.overlay import overlay_writer
+from results.records import VideoResults, WriteBehind
+from scoring.folders import format_table, score_folders
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.distributed import gather, local_rank, process_group, rank, world_size
 from util.errors import InputError
-from util.image import write_mask
-from util.overlay import overlay_writer
-from util.results import VideoResults, WriteBehind
-from util.scores import format_table, score_folders
 
 
 def evaluate(
@@ -277,7 +277,7 @@ def run(
     """`evaluate` with the flags of `eval_parser` and further ``settings``, and its result. Raises `InputError`."""
     device = pick_device(args.device, local_rank())
     keep_freed_memory(device)
-    network = fast_copy(load_network(args.model, device), args.compile)
+    network = optimized_copy(load_network(args.model, device), args.compile)
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     if rank() == 0:
         precision = f"autocast to {half_precision(device)}".replace("torch.", "") if args.amp else "float32"

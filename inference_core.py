@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from util.tensor import pad_to_multiple, soft_aggregate, unpad
+from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
 
 class _Pending(NamedTuple):

@@ -19,12 +19,14 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.clip import Clip
+from datasets.images import draw_masks
 from datasets.loader import build_dataset, build_loader, parse_extra, worker_errors
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
-from util.checkpoint import FORMAT, read_network_file, read_torch_file, write_network_file
-from util.config import TrainConfig, complete, parse_config
+from model.weights import FORMAT, read_network_file, read_torch_file, write_network_file
+from training.config import TrainConfig, complete, parse_config
+from training.logger import NullLogger, TrainLogger, log, setup_console
 from util.device import keep_freed_memory, peak_memory, pick_device
 from util.distributed import (
     any_process,
@@ -37,8 +39,6 @@ from util.distributed import (
     world_size,
 )
 from util.errors import InputError, exit_on_input_error
-from util.image import draw_masks
-from util.logger import NullLogger, TrainLogger, log, setup_console
 
 
 @exit_on_input_error

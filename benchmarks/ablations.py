@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis_test import SPLITS, davis_names
-from util.config import TrainConfig, complete, parse_config
+from datasets.davis import SPLITS, davis_names
+from scoring.folders import score_folders
+from training.config import TrainConfig, complete, parse_config
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
 from util.parallel import cpu_count
-from util.scores import score_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {

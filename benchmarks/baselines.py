@@ -21,12 +21,12 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis_test import SPLITS, davis_videos
+from datasets.davis import SPLITS, davis_videos
 from evaluation import evaluate, report
 from inference_memory_bank import SpaceTimeMemory
 from model.encoders import BACKBONE_DIMS
-from model.fast import fast_copy
 from model.network import FrameFeatures, Network, NetworkConfig
+from model.optimized import optimized_copy
 from util.device import DEVICES, pick_device
 from util.errors import InputError, exit_on_input_error
 
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings += ["backbone", "pretrained", "latest", "top", "temperature"]
         network = NearestNetwork(args.backbone, args.temperature)
         network.key_encoder.load_imagenet(args.pretrained)
-        network = fast_copy(network.to(device).eval())
+        network = optimized_copy(network.to(device).eval())
         memory = partial(LabelMemory, args.top, args.latest + 1 if args.latest else None)
         mem_every = 1 if args.latest else NEVER
     results = evaluate(

@@ -4,9 +4,9 @@ python benchmarks/inference.py --objects 1 3 --json output/inference.json
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants fast amp
 python benchmarks/inference.py --device cuda --objects 1 3 10 --variants obvious fast amp compiled compiled_amp
 
-Weights are random: they do not change the speed. Every part of the obvious network (`benchmarks.obvious`: as the
+Weights are random: they do not change the speed. Every part of the obvious network (`naive`: as the
 reference programs compute), of the plain one (as in training and in the checkpoint) and of the one that the eval
-scripts use (`model.fast`) is timed in turn, and the medians are compared.
+scripts use (`model.optimized`) is timed in turn, and the medians are compared.
 "whole frame" is the mean over the frames of a memory interval, one of which is memorised. GFLOP count convolutions
 and matrix products, 2 per multiply-add; the parts' bound is that count over the peak measured in the same run.
 """
@@ -27,14 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.obvious import DenseMemory, ObviousNetwork, obvious_copy
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.fast import fast_copy
 from model.network import PRESETS, Network, NetworkConfig
+from model.optimized import optimized_copy
+from model.tensor import pad_to_multiple
+from tests.naive import DenseMemory, NaiveNetwork, naive_copy
 from util.device import DEVICES, half_precision, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
-from util.tensor import pad_to_multiple
 
 VARIANTS = ("obvious", "plain", "fast", "amp", "compiled", "compiled_amp")
 COUNTED = ("obvious", "plain", "fast")  # their operations
@@ -85,7 +85,7 @@ def variant(plain: Network, name: str) -> Network:
     """The network that computes like one of `VARIANTS`."""
     if name == "plain":
         return plain
-    return obvious_copy(plain) if name == "obvious" else fast_copy(plain, compiled=name.startswith("compiled"))
+    return naive_copy(plain) if name == "obvious" else optimized_copy(plain, compiled=name.startswith("compiled"))
 
 
 def parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Callable]:
@@ -96,7 +96,7 @@ def parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str,
     memories = []
 
     def new_memory():
-        obvious = isinstance(network, ObviousNetwork)
+        obvious = isinstance(network, NaiveNetwork)
         memories.append(DenseMemory(args.top) if obvious else make_memory(network.config, args.top))
         return memories[-1]
 

@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.inference import busy_clock
-from benchmarks.obvious import dense_read
 from inference_memory_bank import SpaceTimeMemory
+from tests.naive import dense_read
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 

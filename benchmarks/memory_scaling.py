@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.fast import fast_copy
 from model.network import Network, NetworkConfig
+from model.optimized import optimized_copy
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error
 from util.files import atomic_path
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for setting, (size, value_dim) in SETTINGS.items():
         torch.manual_seed(0)
-        network = fast_copy(Network(NetworkConfig.preset("gsfm", value_dim=value_dim)).eval().to(device))
+        network = optimized_copy(Network(NetworkConfig.preset("gsfm", value_dim=value_dim)).eval().to(device))
         for kind, (memory, bound) in KINDS.items():
             for frames in args.frames:
                 row = measure(network, size, memory, bound, frames, args.max_gib)

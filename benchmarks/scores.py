@@ -20,10 +20,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.images import write_mask
+from scoring.folders import score_folders
 from util.errors import exit_on_input_error
-from util.image import write_mask
 from util.parallel import cpu_count
-from util.scores import score_folders
 
 
 def plain_j(truth: np.ndarray, prediction: np.ndarray) -> float:

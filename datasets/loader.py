@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.clip import Clip
-from datasets.davis_test import davis_names
+from datasets.davis import davis_names
 from datasets.paste import Paste
 from datasets.static import StaticImages
 from datasets.synthetic import SyntheticClips

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.clip import Clip, make_clip
+from datasets.images import image_size
 from datasets.transforms import (
     colour,
     draw_jitter,
@@ -18,7 +19,6 @@ from datasets.transforms import (
     warp_image,
 )
 from util.errors import InputError
-from util.image import image_size
 
 DRAWS = 20  # images tried for one clip, until an object is found that is visible in its first frame
 SMALLEST = 1 / 400  # objects of index masks that cover less of the image are not drawn, unless all are smaller

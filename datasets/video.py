@@ -22,8 +22,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from datasets.images import image_size, read_image, read_mask
 from util.errors import InputError
-from util.image import image_size, read_image, read_mask
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 WORKERS = min(4, os.cpu_count() or 1)

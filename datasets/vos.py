@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from datasets.clip import Clip, make_clip
+from datasets.images import read_mask
 from datasets.paste import Paste
 from datasets.static import check_pair
 from datasets.transforms import colour, draw_jitter, read_reduced, video_warps, warp_ids, warp_image
 from util.errors import InputError
-from util.image import read_mask
 
 MAX_OBJECTS = 2
 VIDEOS, DRAWS = 10, 5  # videos tried for one clip, and clips drawn from each, until the first frame shows an object

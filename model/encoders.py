@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from model.blocks import FeatureFusion
-from util.checkpoint import extend_input_channels, read_backbone
+from model.weights import extend_input_channels, read_backbone
 from util.errors import InputError
 
 # Channels of f4, f8, f16.

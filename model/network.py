@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
 from model.spectral import FILTERS, SPECTRA, SpectralFilter
-from util.checkpoint import extend_input_channels, read_network_file, write_network_file
+from model.tensor import soft_aggregate
+from model.weights import extend_input_channels, read_network_file, write_network_file
 from util.errors import InputError
-from util.tensor import soft_aggregate
 
 EXPECTED = {"bool": "true or false", "int": "a whole number from 1 on"}
 MEMORIES = ("space_time", "global_context")

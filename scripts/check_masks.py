@@ -17,9 +17,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.images import PALETTE, image_size, write_mask
 from datasets.video import list_frames
 from util.errors import InputError, exit_on_input_error
-from util.image import PALETTE, image_size, write_mask
 from util.parallel import parallel_map
 
 EPILOG = """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.checkpoint import export_reference, read_network_file, write_network_file, write_torch_file
+from model.weights import export_reference, read_network_file, write_network_file, write_torch_file
 from util.errors import InputError, exit_on_input_error
 
 

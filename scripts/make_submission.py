@@ -20,12 +20,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis_test import davis_videos
+from datasets.davis import davis_videos
+from datasets.images import PALETTE, read_mask
 from datasets.video import Video
-from datasets.youtube_test import youtube_videos
+from datasets.youtube import youtube_videos
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
-from util.image import PALETTE, read_mask
 from util.parallel import parallel_map
 
 EPILOG = """

@@ -14,10 +14,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.images import draw_masks, write_image, write_mask
 from datasets.scene import MAX_OBJECTS, Scene
 from util.errors import exit_on_input_error
 from util.files import atomic_path
-from util.image import draw_masks, write_image, write_mask
 from util.parallel import parallel_map
 
 EPILOG = """

@@ -13,9 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from training.logger import read_log
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
-from util.logger import read_log
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

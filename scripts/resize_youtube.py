@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.resize import resize_program
+from scripts.resize import resize_program
 from util.errors import exit_on_input_error
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scoring.folders import ObjectScore, Scores, format_table, score_folders
+from scoring.metrics import Statistics, Summary
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
-from util.metrics import Statistics, Summary
-from util.scores import ObjectScore, Scores, format_table, score_folders
 
 EPILOG = """
 examples:
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, scores, groups)
     if args.plot:
-        from util.score_plot import plot_scores  # matplotlib takes longer to import than scores take to compute
+        from scoring.plot import plot_scores  # matplotlib takes longer to import than scores take to compute
 
         plot_scores(scores, args.plot, args.images)
 

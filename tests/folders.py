@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.image import write_image, write_mask
+from datasets.images import write_image, write_mask
 
 SIZE = (36, 52)  # H, W
 ASKED = {2: ["00002", "00005", "00007", "00012"], 3: ["00002", "00005"], 9: ["00007", "00008", "00012"]}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from util.image import write_image, write_mask
+from datasets.images import write_image, write_mask
 
 
 def discs(seed: int, length: int, size: int = 64, objects: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conftest import TINY
-from scenes import write_davis_2016
 
 from benchmarks.ablations import call, main, table
+from tests.conftest import TINY
+from tests.scenes import write_davis_2016
 
 NETWORK = [f"--{name}={value}" for name, value in TINY.items()] + ["--pretrained", "none"]
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from folders import frame, ids_at
-from scenes import write_davis_2016
 
 from benchmarks import baselines
 from benchmarks.baselines import NEVER, LabelMemory, NearestNetwork
+from datasets.images import read_mask, write_image, write_mask
 from inference_core import InferenceCore
 from model.encoders import Backbone
-from util.image import read_mask, write_image, write_mask
-from util.tensor import soft_aggregate
+from model.tensor import soft_aggregate
+from tests.folders import frame, ids_at
+from tests.scenes import write_davis_2016
 
 
 def plain_propagation(features, mask, latest, top, temperature):

@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from folders import frame
 from PIL import Image
 
+from datasets.images import PALETTE, read_mask, write_image, write_mask
 from scripts import check_masks
-from util.image import PALETTE, read_mask, write_image, write_mask
+from tests.folders import frame
 
 SIZE = (90, 120)
 IDS = np.zeros(SIZE, np.uint8)  # three objects, two of which touch

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from reference import state_dict, stored_json
 
 from model.network import Network, NetworkConfig, load_network, load_weights, save_network
+from model.weights import read_network_file, write_torch_file
 from scripts.convert_checkpoint import main as convert
-from util.checkpoint import read_network_file, write_torch_file
+from tests.reference import state_dict, stored_json
 from util.errors import InputError
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 
 from datasets.clip import Clip
+from datasets.images import write_mask
 from datasets.loader import Mixture, StreamSampler, build_dataset, build_loader, parse_extra
 from datasets.static import StaticImages, draw_objects
 from datasets.tps import random_spline, tps_grid, tps_theta
 from datasets.transforms import Jitter, colour, draw_jitter, shift_hue, static_warps, video_warps
 from datasets.vos import VideoClips, choose_frames, max_jump
 from util.errors import InputError
-from util.image import write_mask
 
 RED, BLUE = (230, 30, 30), (30, 30, 230)
 

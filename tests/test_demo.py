@@ -9,8 +9,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from datasets.images import read_mask
 from scripts.demo import CLIP, ROOT
-from util.image import read_mask
 
 
 def demo(output: Path, *options: str) -> subprocess.CompletedProcess:

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from folders import frame, ids_at, make_testdev, make_youtube
 
 import eval_davis
 import eval_davis_2016
 import eval_generic
 import eval_youtube
+from datasets.images import write_image, write_mask
 from model.network import save_network
-from util.image import write_image, write_mask
-from util.scores import format_table, score_folders
+from scoring.folders import format_table, score_folders
+from tests.folders import frame, ids_at, make_testdev, make_youtube
 
 
 @pytest.fixture

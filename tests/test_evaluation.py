@@ -22,14 +22,14 @@ import eval_davis_2016
 import eval_generic
 import eval_youtube
 import evaluation
-from datasets.davis_test import LISTS
+from datasets.davis import LISTS
+from datasets.images import PALETTE, read_image, read_mask, write_image, write_mask
 from datasets.video import WORKERS, list_frames
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network, NetworkConfig, save_network
+from results.records import WRITE_BEHIND
 from util.errors import InputError
-from util.image import PALETTE, read_image, read_mask, write_image, write_mask
-from util.results import WRITE_BEHIND
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.images import PALETTE, draw_masks, image_size, read_image, read_mask, write_image, write_mask
 from util.errors import InputError
-from util.image import PALETTE, draw_masks, image_size, read_image, read_mask, write_image, write_mask
 
 
 def two_discs(first: int, second: int, height: int = 60, width: int = 80) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from util.tensor import soft_aggregate
+from model.tensor import soft_aggregate
 
 KINDS = {
     "space_time": ({}, {"top_k": 20}),

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import FIXTURES, randn, state_dict, synth_clip
 
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction
-from util.checkpoint import REFERENCE_NAMES, _rename, read_network_file
+from model.weights import REFERENCE_NAMES, _rename, read_network_file
+from tests.reference import FIXTURES, randn, state_dict, synth_clip
 
 STORED = dict(np.load(FIXTURES / "reference_training.npz"))
 # batch, height, width, seed, objects, which clips have a second object

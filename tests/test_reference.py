@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import difference, randn, state_dict, stored_json, synth_clip, vectors, weight
 
 from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, make_memory
 from model.network import FrameFeatures, Network, NetworkConfig, load_network
 from model.spectral import SpectralFilter
-from util.checkpoint import read_network_file
-from util.tensor import pad_to_multiple, soft_aggregate, unpad
+from model.tensor import pad_to_multiple, soft_aggregate, unpad
+from model.weights import read_network_file
+from tests.reference import difference, randn, state_dict, stored_json, synth_clip, vectors, weight
 
 
 @functools.cache

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from folders import frame, ids_at
 from PIL import Image
 
+from datasets.images import PALETTE, read_image, read_mask, write_image, write_mask
 from scripts import resize_length, resize_youtube
-from util.image import PALETTE, read_image, read_mask, write_image, write_mask
+from tests.folders import frame, ids_at
 
 
 def test_resize_youtube(tmp_path, capsys):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.scores import plain_boundary, plain_f, plain_j
+from datasets.images import read_image, write_mask
+from scoring.folders import format_table, score_folders
+from scoring.metrics import boundary_map, contour_accuracy, region_similarity, score_masks, statistics
 from util.errors import InputError
-from util.image import read_image, write_mask
-from util.metrics import boundary_map, contour_accuracy, region_similarity, score_masks, statistics
-from util.scores import format_table, score_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "davis_statistics.json").read_text())

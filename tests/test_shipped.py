@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from datasets.images import read_mask
 from datasets.synthetic import synthetic_clip
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import load_network, save_network
+from scoring.metrics import score_masks
 from scripts.convert_checkpoint import main as convert
 from scripts.demo import SHIPPED
-from util.image import read_mask
-from util.metrics import score_masks
 
 FIXTURE = Path(__file__).parent / "fixtures" / "shipped_masks.png"
 SEED, FRAMES, SIZE = 5, 6, (192, 320)

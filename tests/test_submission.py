@@ -7,11 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from folders import WANTED, ids_at, make_testdev, make_youtube
 from PIL import Image
 
+from datasets.images import PALETTE
 from scripts import make_submission
-from util.image import PALETTE
+from tests.folders import WANTED, ids_at, make_testdev, make_youtube
 
 
 def png(ids, mode="P", palette=PALETTE, kind="PNG") -> bytes:

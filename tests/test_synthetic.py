@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from datasets.davis_test import davis_videos
-from datasets.folder_test import folder_videos
+from datasets.davis import davis_videos
+from datasets.folder import folder_videos
+from datasets.images import read_image, read_mask
 from datasets.loader import Mixture, build_loader
 from datasets.scene import MAX_OBJECTS, Scene
 from datasets.synthetic import SyntheticClips, iter_synthetic, synthetic_clip
 from scripts.make_synthetic import main
-from util.image import read_image, read_mask
 
 SIZE = (96, 170)
 

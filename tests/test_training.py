@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
-from scenes import discs, write_davis_2016, write_static
 
 from datasets.clip import Clip, make_clip
 from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import Network, NetworkConfig
+from model.weights import write_torch_file
+from tests.conftest import TINY
+from tests.scenes import discs, write_davis_2016, write_static
 from train import overlap
-from util.checkpoint import write_torch_file
-from util.config import complete, parse_config
-from util.logger import read_log
+from training.config import complete, parse_config
+from training.logger import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = [f"--{name}={value}" for name, value in TINY.items()] + ["--pretrained", "none"]
@@ -317,7 +317,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tiny_network, tmp_path):
 import signal, torch
 {limit}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from util.checkpoint import write_torch_file
+from model.weights import write_torch_file
 from util.errors import exit_on_input_error
 exit_on_input_error(write_torch_file)({str(path)!r}, {{"weights": torch.zeros(1_000_000)}})
 """

@@ -6,16 +6,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from folders import SIZE, WANTED, ids_at, make_youtube
 from PIL import Image
 
 import eval_youtube
-from datasets.youtube_test import youtube_videos
+from datasets.images import PALETTE, read_image, read_mask, write_mask
+from datasets.youtube import youtube_videos
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import save_network
+from tests.folders import SIZE, WANTED, ids_at, make_youtube
 from util.errors import InputError
-from util.image import PALETTE, read_image, read_mask, write_mask
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.images import read_mask
 from datasets.video import Video, frames_video, list_frames, select
 from util.errors import InputError
-from util.image import read_mask
 from util.parallel import parallel_map
 
 

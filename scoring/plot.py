@@ -6,9 +6,9 @@ import cv2
 import matplotlib
 import numpy as np
 
+from datasets.images import PALETTE, draw_masks, read_image
+from scoring.folders import ObjectScore, Scores, read_objects
 from util.files import atomic_path
-from util.image import PALETTE, draw_masks, read_image
-from util.scores import ObjectScore, Scores, read_objects
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)

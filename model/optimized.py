@@ -1,6 +1,6 @@
 """A network for evaluation alone: the same numbers to rounding, with fewer operations.
 
-    network = fast_copy(load_network(path, device))
+    network = optimized_copy(load_network(path, device))
 
 Training and checkpoints use the plain `model.network.Network`; a fast copy can do neither.
 """
@@ -16,7 +16,7 @@ from model.blocks import SplitConv2d, add_shared
 from model.network import Network
 
 
-def fast_copy(network: Network, compiled: bool = False) -> Network:
+def optimized_copy(network: Network, compiled: bool = False) -> Network:
     """A copy of a network in eval mode, on the same device, that computes the same (relative 1e-5 in float32).
 
     Batch norms are folded into the convolutions before them, shared parts of weights are cut out once, weights and

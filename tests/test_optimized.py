@@ -7,22 +7,22 @@ import pytest
 import test_reference
 import test_spectral
 import torch
-from reference import synth_clip
 from torch import nn
 
-import model.fast
 import model.network
-from benchmarks.obvious import DenseMemory, obvious_copy
+import model.optimized
 from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, top_positions
-from model.fast import RowWinogradConv2d, fast_copy
+from model.optimized import RowWinogradConv2d, optimized_copy
 from model.spectral import SpectralFilter, filter_support
+from tests.naive import DenseMemory, naive_copy
+from tests.reference import synth_clip
 
 
 @pytest.mark.parametrize("family, run", [("gsfm", "syn2/every3_top50_last0"), ("stcn", "yv3/every5_top20_last0")])
 def test_whole_clips_of_the_reference(family, run, monkeypatch):
     """Full-size networks with every replacement in place, in the engine."""
-    network = fast_copy(test_reference.reference_network(family))
+    network = optimized_copy(test_reference.reference_network(family))
     assert sum(isinstance(m, RowWinogradConv2d) for m in network.modules()) > 20
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     monkeypatch.setattr(test_reference, "reference_network", lambda _: network)
@@ -31,7 +31,7 @@ def test_whole_clips_of_the_reference(family, run, monkeypatch):
 
 @pytest.mark.parametrize("preset, compiled", [("gsfm", False), ("stcn", False), ("gc", False), ("gsfm", True)])
 def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch):
-    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 2**31 if compiled else 16)  # compiled: as on GPUs
+    monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 2**31 if compiled else 16)  # compiled: as on GPUs
     graphs = partial(torch.compile, backend="aot_eager")  # all of compiling but the generated code, which takes minutes
     monkeypatch.setattr(torch, "compile", graphs)
     plain = tiny_network(preset)
@@ -39,7 +39,7 @@ def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch)
         nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias, std=0.1)
         nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 1.5)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    fast = fast_copy(plain, compiled)
+    fast = optimized_copy(plain, compiled)
     assert ("encode_key" in vars(fast)) == compiled
     image, masks = torch.randn(1, 3, 96, 112), torch.rand(1, 3, 96, 112)
     with torch.inference_mode():
@@ -54,11 +54,11 @@ def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch)
 
 def test_whole_frames_equal_the_obvious_computation(tiny_network, monkeypatch):
     """The eval scripts' network and memory against what the benchmarks measure them by."""
-    monkeypatch.setattr(model.fast, "WINOGRAD_MIN_CHANNELS", 16)
+    monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 16)
     plain = tiny_network("gsfm", spectrum="hermitian")
     cores = [
-        InferenceCore(fast_copy(plain), partial(SpaceTimeMemory, 20), mem_every=2),
-        InferenceCore(obvious_copy(plain), partial(DenseMemory, 20), mem_every=2),
+        InferenceCore(optimized_copy(plain), partial(SpaceTimeMemory, 20), mem_every=2),
+        InferenceCore(naive_copy(plain), partial(DenseMemory, 20), mem_every=2),
     ]
     frames, masks = synth_clip(70, 90, 3, 5, seed=0)
     ids = (masks[0] * torch.arange(1, 4)[:, None, None]).sum(0)

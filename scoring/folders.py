@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.images import read_mask
+from scoring.metrics import FrameScore, Statistics, Summary, score_masks, statistics
 from util.errors import InputError
-from util.image import read_mask
-from util.metrics import FrameScore, Statistics, Summary, score_masks, statistics
 from util.parallel import parallel_map
 
 NOWHERE = FrameScore(1.0, 1.0, False)  # an object in neither mask

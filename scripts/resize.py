@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from datasets.images import write_image
 from datasets.video import FRAME_SUFFIXES, inference_size
 from util.errors import InputError
 from util.files import atomic_path
-from util.image import write_image
 from util.parallel import parallel_map
 
 

@@ -11,14 +11,14 @@ from model.network import FrameFeatures, Network
 from model.spectral import SIGMA_BINS, SpectralFilter
 
 
-def obvious_copy(network: Network) -> "ObviousNetwork":
+def naive_copy(network: Network) -> "NaiveNetwork":
     """A copy for evaluation that computes the same, but for rounding.
 
     What objects share is repeated and concatenated for each, spectral modules see the whole complex spectrum, and
     boundaries are predicted though nobody looks. Spectral filters must be ``hermitian`` and ``bins``.
     """
     network = copy.deepcopy(network)
-    classes = {SplitConv2d: _Concatenated, SpectralFilter: _FullSpectrum, Network: ObviousNetwork}
+    classes = {SplitConv2d: _Concatenated, SpectralFilter: _FullSpectrum, Network: NaiveNetwork}
     for module in network.modules():
         module.__class__ = classes.get(type(module), type(module))
     return network
@@ -42,8 +42,8 @@ class _FullSpectrum(SpectralFilter):
             return (x + torch.fft.ifft2(torch.complex(real, imag)).real).to(x.dtype)
 
 
-class ObviousNetwork(Network):
-    """Made by `obvious_copy`."""
+class NaiveNetwork(Network):
+    """Made by `naive_copy`."""
 
     def decode(self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = True):
         return super().decode(readout, features, with_boundary=True)

@@ -9,9 +9,9 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from datasets.images import draw_masks, write_image
 from util.errors import InputError
 from util.files import atomic_path
-from util.image import draw_masks, write_image
 
 SHEET_FRAMES, SHEET_COLUMNS = 8, 4
 SHEET_POOL = 64  # thumbnails that the sheet is chosen from
