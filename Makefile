@@ -20,14 +20,15 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 setup: $(VENV)/.runtime  ## make .venv with what running needs
 
 demo: setup  ## segment a generated clip, or make demo VIDEO=clip.mp4 MASK=first.png; writes output/demo
-	$(BIN)/python scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask $(MASK))
+	$(BIN)/python scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask "$(MASK)")
 
-test: $(VENV)/.dev lint  ## ruff, then every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev lint  ## lint, then every test; make test ISA=avx2 runs them as on a processor without AVX-512
+	$(if $(ISA),VOS_TEST_ISA=$(ISA)) $(BIN)/python -m pytest
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
 
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
