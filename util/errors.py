@@ -1,31 +1,61 @@
-"""One exception for everything a user can put right, and the one place that prints it."""
+"""The exception for everything that the user can put right, and the one place that turns errors into messages."""
 
+import errno
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input: the message is one line that names the file and says what was expected."""
+    """Bad input. The message is one line that names the file or flag and says what was expected."""
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
-    """Wrap a program's ``main``: an `InputError` becomes one line on stderr and exit code 2, Ctrl-C one and 130.
+    """Wrap a program's ``main`` so that its errors end in one line on stderr and an exit code.
 
-    Any other return value than 0 or None becomes the exit code.
+    `InputError` and a full disk: 2; out of memory: 1; Ctrl-C: 130; a closed pipe (``| head``): 141, without a message.
+    A number other than 0 that ``main`` returns becomes the exit code. Characters that the terminal cannot show are
+    printed as escapes.
     """
 
     @functools.wraps(main)
-    def wrapper(*args, **kwargs) -> None:
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        message = None
         try:
-            code = main(*args, **kwargs)
+            try:
+                code = main(*args, **kwargs)
+            finally:
+                print(end="", flush=True)  # stdout fails here, if it does, and not when the interpreter exits
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            code, message = 2, f"error: {error}"
+        except MemoryError as error:
+            code, message = 1, f"error: out of memory {error}".rstrip()
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+            code, message = 130, "interrupted"
+        except BrokenPipeError:
+            code = 141
+            _discard_output()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            code, message = 2, f"error: {error.filename or 'output'} cannot be written ({error.strerror})"
+            _discard_output()
+        if message:
+            print(message, file=sys.stderr)
         if code:
             sys.exit(code)
 
     return wrapper
+
+
+def _discard_output() -> None:
+    """Send what stdout still holds to the null device, or Python would try again at exit, fail and complain."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

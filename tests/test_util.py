@@ -1,0 +1,108 @@
+"""util/files.py and util/errors.py: what happens to files and exit codes when something fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from util.errors import InputError
+from util.files import atomic_path, write_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+
+
+def run(body: str, stdout: int | IO[bytes] = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program whose ``main`` has this body."""
+    imports = "from util.errors import *\nfrom util.files import *"
+    code = f"{imports}\n@exit_on_input_error\ndef main():\n    {body}\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, stdout=stdout, stderr=subprocess.PIPE
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_bytes(path, b"old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+    with pytest.raises(InputError, match=r"file/below: cannot be written"):
+        write_bytes(path / "below", b"")
+
+
+@posix
+def test_a_link_keeps_its_place_and_only_regular_files_are_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "file")
+    for data in (b"first", b"second"):  # a dangling link first
+        write_bytes(link, data)
+        assert link.is_symlink() and (tmp_path / "disk" / "file").read_bytes() == data
+    os.mkfifo(tmp_path / "fifo")
+    for other in (tmp_path / "fifo", tmp_path / "disk", Path("/dev/null")):
+        kind = other.stat().st_mode
+        with pytest.raises(InputError, match=f"{other}: is not a regular file"):
+            write_bytes(other, b"")
+        assert other.stat().st_mode == kind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "fifo", "link"]
+
+
+@posix
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    own, other = tmp_path / f".a.{killed.pid}.tmp", tmp_path / f".b.{killed.pid}.tmp"
+    alive = tmp_path / f".a.{os.getppid()}.tmp"
+    for path in (own, other, alive):
+        path.write_bytes(b"half")
+    write_bytes(tmp_path / "a", b"whole")
+    assert set(tmp_path.iterdir()) == {tmp_path / "a", other, alive}
+
+
+@posix
+@pytest.mark.parametrize("limit", [1000, 9000])  # inside and beyond the first block that Python writes
+def test_a_short_write_is_an_error(tmp_path, limit):
+    """A file size limit behaves like a full disk: first a short write, then an error."""
+    write_bytes(tmp_path / "file", b"old")
+    path = str(tmp_path / "file")
+    limits = f"import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    result = run(f"{limits}; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); write_bytes({path!r}, bytes(10000))")
+    assert result.returncode == 2 and result.stderr.decode().startswith(f"error: {path}: cannot be written")
+    assert (tmp_path / "file").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "code", "out", "error"),
+    [
+        ("return 3", "utf-8", 3, "", ""),
+        ("raise InputError('file: expected')", "utf-8", 2, "", "error: file: expected"),
+        ("raise InputError('中.png: expected')", "cp1252", 2, "", r"error: \u4e2d.png: expected"),
+        ("print('ä → \\udcff')", "cp1252", 0, r"ä \u2192 \udcff", ""),
+        ("print('ä → \\udcff')", "ascii", 0, r"\xe4 \u2192 \udcff", ""),
+        ("raise KeyboardInterrupt", "utf-8", 130, "", "interrupted"),
+        ("raise MemoryError", "utf-8", 1, "", "error: out of memory"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(body, encoding, code, out, error):
+    result = run(body, PYTHONIOENCODING=encoding)
+    printed = [stream.decode(encoding).strip() for stream in (result.stdout, result.stderr)]
+    assert [result.returncode, *printed] == [code, out, error]
+
+
+@posix
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("body", ["print(1)", "print('1\\n' * 10**5)", "print(1); raise InputError('x')"])
+def test_output_that_cannot_be_written(body, unbuffered):
+    with Path("/dev/full").open("wb") as full:
+        result = run(body, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert result.returncode == 2 and result.stderr == b"error: output cannot be written (No space left on device)\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run(body, stdout=writer, PYTHONUNBUFFERED=unbuffered)
+    os.close(writer)
+    assert result.returncode == 141 and result.stderr == b""
