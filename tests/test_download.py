@@ -1,21 +1,28 @@
-"""download_datasets.py, all but Google Drive itself: against a server on this machine."""
+"""util/download.py and download_datasets.py against a server on this machine."""
 
+import hashlib
 import http.server
 import io
 import re
 import stat
 import threading
 import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
+import util.download
 from scripts import download_datasets
+from util.download import download
+from util.errors import InputError
 
-FILE = "DAVIS-2017-test-dev-480p.zip"
-TARGET = "DAVIS/2017/test-dev"
+FILE = "DAVIS-2017-test-dev.zip"
+NOISE = bytes(range(256)) * 4000  # 1 MB
+Get = Callable[..., tuple[int, str]]
 
 
-def make_zip(entries) -> bytes:
+def make_zip(entries: Sequence[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for entry, content in entries:
@@ -23,155 +30,164 @@ def make_zip(entries) -> bytes:
     return buffer.getvalue()
 
 
-def right_entries(prefix="DAVIS/"):
-    noise = bytes(range(256)) * 4000  # 1 MB
-    return [
-        (f"{prefix}JPEGImages/480p/a/00000.jpg", noise),
-        (f"{prefix}Annotations/480p/a/00000.png", b"mask"),
-        (f"{prefix}README.md", b"terms"),
-    ]
+def data_set(prefix: str = "DAVIS/") -> list[tuple[str | zipfile.ZipInfo, bytes]]:
+    names = {"JPEGImages/480p/a/00000.jpg": NOISE, "Annotations/480p/a/00000.png": b"mask", "README.md": b"terms"}
+    return [(prefix + name, content) for name, content in names.items()]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``; ``cut``: the next answer breaks off after that many bytes."""
+    """Serves ``files``. The next answer ends after ``cut`` bytes: the connection is closed, or with ``stall`` idle."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cut, self.requests = {}, None, []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.files: dict[str, bytes] = {}
+        self.cut: int | None = None
+        self.stall = False
+        self.stopped = threading.Event()
+        self.begins: list[int] = []  # first byte of each request
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers.get("Range")))
-        content = self.server.files.get(self.path.strip("/"))
-        if content is None:
+    server: Server
+
+    def do_GET(self) -> None:
+        if (content := self.server.files.get(self.path.strip("/"))) is None:
             return self.send_error(404)
-        begin = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
-        self.send_response(206 if begin else 200)
-        if begin:
+        match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        begin = int(match[1]) if match else 0
+        self.server.begins.append(begin)
+        self.send_response(206 if match else 200)
+        if match:
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
-        end, self.server.cut = self.server.cut or len(content), None
-        return self.wfile.write(content[begin:end])
+        end, self.server.cut = self.server.cut, None
+        self.wfile.write(content[begin:end])
+        if end and self.server.stall:
+            self.server.stopped.wait(10)
+        return None
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # the pause between two tries
     with Server() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
+        server.stopped.set()
         server.shutdown()
 
 
 @pytest.fixture
-def get(server, tmp_path, capsys):
-    """``get(*flags)`` → (exit code, stdout, last line of stderr); the data go to tmp_path/data."""
+def get(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Get:
+    """``get()`` downloads DAVIS test-dev to tmp_path/data; returns exit code and the last line of stderr."""
 
-    def run(*flags):
-        mirror = f"http://127.0.0.1:{server.server_port}"
-        code = 0
+    def run() -> tuple[int, str]:
+        code: int | str | None = 0
         try:
-            download_datasets.main(["davis2017-testdev", "--root", str(tmp_path / "data"), "--mirror", mirror, *flags])
+            download_datasets.main(["davis2017-testdev", "--root", str(tmp_path / "data"), "--mirror", server.url])
         except SystemExit as end:
             code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, (printed.err.strip().splitlines() or [""])[-1]
+        assert isinstance(code, int)
+        return code, (capsys.readouterr().err.strip().splitlines() or [""])[-1]
 
     return run
 
 
-@pytest.mark.parametrize("prefix", ["", "DAVIS/", "a/b/"])
-def test_a_data_set_comes_to_its_place_once(tmp_path, server, get, prefix):
-    server.files[FILE] = make_zip(right_entries(prefix))
-    code, out, _ = get("--dry-run")
-    assert code == 0 and "CC BY 4.0" in out and "about 0.3 GB" in out and server.requests == []
-    assert not (tmp_path / "data").exists()
+@pytest.mark.parametrize("stall", [False, True])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_download_continues_where_it_stopped(tmp_path, server, monkeypatch, stall, retries):
+    server.files["file"], server.cut, server.stall = NOISE, 700_000, stall
+    monkeypatch.setattr(util.download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(util.download, "RETRIES", retries)
+    url, target = f"{server.url}/file", tmp_path / "new" / "target"
+    if not retries:
+        with pytest.raises(InputError, match=rf"^{url}: download failed \(.*\); run again to continue"):
+            download(url, target)
+        assert not target.exists()
+    download(url, target)
+    assert target.read_bytes() == NOISE and list(target.parent.iterdir()) == [target]
+    assert 0 < server.begins[-1] <= 700_000 and not any(server.begins[:-1])
+    count = len(server.begins)
+    download(url, target)
+    assert len(server.begins) == count
 
-    target = tmp_path / "data" / TARGET
-    mine = target / "JPEGImages" / "mine.txt"  # what is there already is left alone
+
+def test_a_wrong_checksum_leaves_nothing(tmp_path, server):
+    server.files["file"] = NOISE
+    with pytest.raises(InputError, match=f"{server.url}/file: has the SHA-256 .*; expected 00"):
+        download(f"{server.url}/file", tmp_path / "target", sha256="00")
+    assert list(tmp_path.iterdir()) == []
+    download(f"{server.url}/file", tmp_path / "target", sha256=hashlib.sha256(NOISE).hexdigest())
+    assert (tmp_path / "target").read_bytes() == NOISE
+
+
+@pytest.mark.parametrize("prefix", ["", "DAVIS/", "a/b/"])
+def test_a_data_set_is_installed_once(tmp_path, server, get, prefix):
+    server.files[FILE] = make_zip(data_set(prefix))
+    target = tmp_path / "data/DAVIS/2017/test-dev"
+    assert get() == get() == (0, "") and len(server.begins) == 1
+    assert (target / "JPEGImages/480p/a/00000.jpg").read_bytes() == NOISE
+    assert sorted(path.name for path in target.iterdir()) == ["Annotations", "JPEGImages", "README.md"]
+    assert list(target.parent.iterdir()) == [target] and list((tmp_path / "data/downloads").iterdir()) == []
+
+
+def test_an_existing_folder_does_not_hide_the_download(tmp_path, server, get):
+    server.files[FILE] = make_zip(data_set())
+    mine = tmp_path / "data/DAVIS/2017/test-dev/JPEGImages/mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    assert get()[0] == 0
-    assert (target / "Annotations/480p/a/00000.png").read_bytes() == b"mask" and mine.read_text() == "mine"
-    assert not (target / "JPEGImages/480p").exists()
-    mine.unlink()
-    mine.parent.rmdir()
-    assert get()[0] == 0
-    assert (target / "JPEGImages/480p/a/00000.jpg").stat().st_size == 1024000
-    assert sorted(path.name for path in target.parent.iterdir()) == ["test-dev"]
-    assert list((tmp_path / "data/downloads").iterdir()) == []
-    count = len(server.requests)
-    code, out, _ = get()
-    assert code == 0 and "(is there)" in out and len(server.requests) == count
+    code, error = get()
+    assert code == 2 and "test-dev: already holds JPEGImages; move them away" in error
+    assert mine.read_text() == "mine" and (tmp_path / "data/downloads" / FILE).is_file()
+    assert list(mine.parent.parent.iterdir()) == [mine.parent]
+    mine.parent.rename(tmp_path / "moved")
+    assert get() == (0, "") and len(server.begins) == 1  # from the zip that was kept
 
 
-def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server, get):
-    server.files[FILE] = make_zip(right_entries())
-    server.cut = 700_000
-    code, _, error = get()
-    assert code == 2 and "download failed" in error and "start again later" in error
-    assert not (tmp_path / "data" / TARGET).exists()
-    assert get()[0] == 0
-    (begin,) = [int(re.match(r"bytes=(\d+)-", range_)[1]) for _, range_ in server.requests if range_]
-    assert 0 < begin <= 700_000
-    assert (tmp_path / "data" / TARGET / "JPEGImages/480p/a/00000.jpg").stat().st_size == 1024000
-
-
-def link():
-    entry = zipfile.ZipInfo("DAVIS/link")
-    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return entry
+def test_no_entry_leaves_the_target_folder(tmp_path, server, get):
+    link = zipfile.ZipInfo("DAVIS/link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    names = ["../outside", "DAVIS/../../../outside", f"{tmp_path}/outside", "C:/outside", "..#outside"]
+    content = make_zip([*data_set(), (link, b"/etc/passwd"), *((name, b"") for name in names)])
+    server.files[FILE] = content.replace(b"..#outside", b"..\\outside")  # ZipInfo would tidy the name up
+    assert get() == (0, "")
+    files = [path.relative_to(tmp_path / "data").as_posix() for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert files and all(file.startswith("DAVIS/2017/test-dev/") for file in files)
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("content", "message"),
     [
-        ("../outside.txt", "leads out of its folder"),
-        ("DAVIS/../../../outside.txt", "leads out of its folder"),
-        ("/tmp/outside.txt", "has an absolute path"),
-        ("C:/outside.txt", "has an absolute path"),
-        ("..\\outside.txt", "has an absolute path"),
-        (link(), "is a link or a device"),
+        (b"<html>Quota exceeded</html>", "was not a complete zip file"),
+        (make_zip(data_set())[:-200], "was not a complete zip file"),
+        (make_zip(data_set()).replace(b"mask", b"mosk", 1), "was not a complete zip file"),  # wrong checksum
+        (make_zip([("DAVIS/README.md", b"")]), "holds no folder with JPEGImages and Annotations"),
+        (None, "download failed .*404"),
     ],
 )
-def test_no_entry_leaves_the_target_folder(tmp_path, server, get, entry, says):
-    server.files[FILE] = make_zip([*right_entries(), (entry, b"/etc/passwd")])
-    if says == "has an absolute path" and "\\" in str(entry):  # ZipInfo itself tidies these up: write the bytes
-        server.files[FILE] = make_zip([*right_entries(), ("..#outside.txt", b"")]).replace(b"..#out", b"..\\out")
-    code, _, error = get()
-    assert code == 2 and FILE in error and says in error and "nothing was unpacked" in error
-    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert left == [f"data/downloads/{FILE}"]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"<html>Quota exceeded</html>", "is no whole zip"),
-        (make_zip(right_entries())[:-200], "is no whole zip"),
-        (make_zip(right_entries()).replace(b"mask", b"mosk", 1), "is no whole zip"),  # wrong checksum
-        (make_zip([("DAVIS/README.md", b"")]), "nothing in it holds JPEGImages/480p and Annotations/480p"),
-        (None, ""),
-    ],
-)
-def test_what_is_not_the_data_set(tmp_path, server, get, content, says):
+def test_what_is_not_the_data_set(tmp_path, server, get, content, message):
     if content:
         server.files[FILE] = content
-    code, _, error = get()
-    assert code == 2 and says in error and error.startswith("error: ")
-    assert not (tmp_path / "data" / TARGET).exists()
-    server.files[FILE] = make_zip(right_entries())
-    if "nothing in it" not in says:  # a whole zip of something else is left for its owner to look at
-        assert get()[0] == 0
+    code, error = get()
+    assert code == 2 and re.search(message, error) and not (tmp_path / "data/DAVIS/2017/test-dev").exists()
+    server.files[FILE] = make_zip(data_set())
+    if "holds no" not in message:  # a complete zip of something else is kept for its owner to look at
+        assert get() == (0, "")
 
 
-def test_every_set_is_listed_with_its_licence(capsys):
-    download_datasets.main([])
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_every_archive_is_listed_with_its_licence(capsys, arguments):
+    try:
+        download_datasets.main(arguments)
+    except SystemExit as end:
+        assert not end.code
     listed = capsys.readouterr().out
-    for name, dataset in download_datasets.DATASETS.items():
-        assert f"{name}: " in listed and dataset.licence in listed
-        assert all(archive.url in listed for archive in dataset.archives)
+    for archive in download_datasets.ARCHIVES:
+        assert f"{archive.dataset}: {archive.file}, {archive.size}, {archive.url}\n    {archive.licence}" in listed
+    assert "CC BY-NC 4.0" in listed
