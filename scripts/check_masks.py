@@ -101,7 +101,9 @@ def repair(labels: np.ndarray) -> tuple[np.ndarray, str]:
     window = np.ones((3, 3), np.uint8)
     flat = cv2.erode(index, window) == cv2.dilate(index, window)
     solid = np.unique(labels[flat])
-    if flat.mean() < 0.7 or len(solid) > 255:  # masks smoothed over 12 pixels have 0.78, nearly all photos less than 0.7
+    if (
+        flat.mean() < 0.7 or len(solid) > 255
+    ):  # masks smoothed over 12 pixels have 0.78, nearly all photos less than 0.7
         raise InputError("it looks like a photo")
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     if found[-1] >= 255 and (border == 0).mean() < 0.1:

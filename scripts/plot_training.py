@@ -1,10 +1,11 @@
-"""Draw the curves of one or several training runs into one PNG.
+"""Draw the curves of one or more training runs into one PNG.
 
 python scripts/plot_training.py saves/s0-GSFM
 python scripts/plot_training.py saves/gsfm saves/gc --output curves.png --smooth 10
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.logger import read_log
 from util.errors import InputError, exit_on_input_error
-from util.files import atomic_path
+from util.files import write_bytes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,42 +24,57 @@ import matplotlib.pyplot as plt
 CURVES = {"loss": "loss", "iou": "IoU on the training clips", "lr": "learning rate", "seconds": "seconds per iteration"}
 
 
-def read_run(run: Path) -> dict[int, dict[str, float]]:
-    """iteration → numbers of a run's ``*_log.jsonl``.
+def read_curves(run: Path) -> dict[str, dict[int, float]]:
+    """{name of a curve: {iteration: value}} from the ``*_log.jsonl`` of a run (its folder, or the file itself).
 
-    Raises `InputError` for a folder without a log.
+    Entries without an iteration, such as the configuration, are skipped. Raises `InputError` for a folder without a log
+    and for values that are not numbers.
     """
     logs = sorted(run.glob("*_log.jsonl")) if run.is_dir() else [run] if run.is_file() else []
     if len(logs) != 1:
         raise InputError(f"{run}: expected the folder of one training run, with its <id>_log.jsonl")
-    entries = {entry["iteration"]: entry for entry in read_log(logs[0]) if "iteration" in entry}
-    if not entries:
+    curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
+    try:
+        for entry in read_log(logs[0]):
+            if "iteration" in entry:
+                for name in CURVES.keys() & entry.keys():
+                    curves[name][int(entry["iteration"])] = float(entry[name])
+    except (AttributeError, TypeError, ValueError) as error:  # also UnicodeDecodeError
+        raise InputError(f"{logs[0]}: is not a training log ({error}); expected lines of names and numbers") from error
+    if not any(curves.values()):
         raise InputError(f"{logs[0]}: no entries yet")
-    return dict(sorted(entries.items()))
+    return {name: dict(sorted(values.items())) for name, values in curves.items()}
 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, such as saves/s0-GSFM")
-    parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
+    parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png beside the first run's log)")
     parser.add_argument("--smooth", type=int, default=1, help="running mean over this many entries (default: 1)")
     args = parser.parse_args(arguments)
-    logs = {run.name: read_run(run) for run in args.runs}
+    if args.smooth < 1:
+        raise InputError(f"--smooth {args.smooth}: expected at least one entry")
+    runs = {str(run): read_curves(run) for run in args.runs}
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
-        for run, entries in logs.items():
-            values = np.array([entry[name] for entry in entries.values()])
+        for run, curves in runs.items():
+            if not curves[name]:
+                continue
+            values = np.array(list(curves[name].values()))
             width = min(args.smooth, len(values))
             smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-            axis.plot(list(entries)[width - 1 :], smooth, label=run, marker="." if len(smooth) < 20 else None)
+            axis.plot(list(curves[name])[width - 1 :], smooth, label=run, marker="." if len(smooth) < 20 else None)
         axis.set(title=title, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0, 0].legend()
-    output = args.output or args.runs[0] / "curves.png"
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    print(f"{output}: {', '.join(f'{run} to iteration {max(entries)}' for run, entries in logs.items())}")
+    first = args.runs[0]
+    output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    write_bytes(output, png.getvalue())
+    last = {run: max(max(values, default=0) for values in curves.values()) for run, curves in runs.items()}
+    print(f"{output}: {', '.join(f'{run} to iteration {iteration}' for run, iteration in last.items())}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Make the smaller copy of a static data set that training reads: short side 384, masks by nearest neighbour.
+"""Make the copy of a static data set that training reads: short side 384, masks resized with nearest neighbour.
 
 Example:
 
     python scripts/resize_length.py downloads/BIG data/static/BIG_small
 
-Works on all cores. Files that are there already are kept, so a run that was interrupted can be started again.
+Runs on all cores. Existing files are kept, so an interrupted run can be started again.
 Exit code: 0; 1 if some images could not be read; 2 for bad input.
 """
 

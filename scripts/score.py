@@ -6,17 +6,21 @@ python scripts/score.py data/DAVIS/2017/trainval/Annotations/480p output/davis17
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Statistics, Summary
 from util.errors import InputError, exit_on_input_error
-from util.files import atomic_path
+from util.files import write_bytes
 
 EPILOG = """
 examples:
@@ -24,35 +28,37 @@ examples:
   python scripts/score.py data/DAVIS/2016/Annotations/480p output/davis16 --videos datasets/lists/davis2016_val.txt \\
       --csv scores.csv --json scores.json --plot scores.png --images data/DAVIS/2016/JPEGImages/480p
 
-Both folders hold VIDEO/FRAME.png, or the frames of one video: palette or grey PNGs whose values are object ids, or
-0/255 for one object. An object is scored from the frame after the one on which it first appears in the ground truth
-up to the last but one, because the first mask is given to the program and the official protocol skips the last.
+Both folders contain VIDEO/FRAME.png, or the frames of one video: palette or grey PNGs whose values are object ids, or
+0/255 for a single object. An object is scored from the frame after its first one in the ground truth to the last but
+one of the video: the first mask is given to the program, and the official protocol skips the last frame.
 """
 
 
 def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict[str, Summary]:
-    """Scores of the objects that ``listed`` names by video, by 'video id' or by category, and of the others."""
+    """Scores of the seen objects, of the others, and the mean of the two, which is YouTube-VOS's overall score.
+
+    ``listed`` names the seen objects by video, by 'video id' or by their category in ``meta``. Raises `InputError` if
+    one of the groups is empty.
+    """
     categories = read_categories(meta) if meta else {}
 
-    def seen(score: ObjectScore) -> bool:
+    def is_seen(score: ObjectScore) -> bool:
         key = f"{score.video} {score.id}"
         return not listed.isdisjoint({score.video, key, categories.get(key)})
 
-    for name, group in (("seen", seen), ("unseen", lambda score: not seen(score))):
-        if not any(map(group, scores.objects)):
+    groups = {}
+    for name, keep in (("seen", is_seen), ("unseen", lambda score: not is_seen(score))):
+        if not any(map(keep, scores.objects)):
             raise InputError(f"--seen: no object is {name}; expected a video, 'video id' or category on each line")
-    parts = {"seen": scores.summary(seen), "unseen": scores.summary(lambda score: not seen(score))}
-    j, f = (
-        Statistics(
-            *(sum(pair) / 2 for pair in zip(getattr(parts["seen"], m), getattr(parts["unseen"], m), strict=True))
-        )
-        for m in "jf"
-    )
-    return parts | {"seen and unseen": Summary((j.mean + f.mean) / 2, j, f)}
+        groups[name] = scores.summary(keep)
+    seen, unseen = groups.values()
+    j = Statistics(*np.mean([seen.j, unseen.j], axis=0).tolist())
+    f = Statistics(*np.mean([seen.f, unseen.f], axis=0).tolist())
+    return groups | {"seen and unseen": Summary((j.mean + f.mean) / 2, j, f)}
 
 
 def read_categories(meta: Path) -> dict[str, str]:
-    """{'video id': category} of a YouTube-VOS meta.json."""
+    """{'video id': category} from a YouTube-VOS meta.json. Raises `InputError`."""
     try:
         videos = json.loads(meta.read_text())["videos"]
         return {
@@ -65,30 +71,31 @@ def read_categories(meta: Path) -> dict[str, str]:
 
 
 def columns(summary: Summary) -> dict[str, float]:
-    """One row of the CSV file or entry of the JSON file; fractions, not per cent."""
+    """A row of the CSV file or an entry of the JSON file; fractions, not percentages."""
     row = {"J&F": summary.jf}
-    for name, part in (("J", summary.j), ("F", summary.f)):
-        row |= {f"{name}_{key}": value for key, value in part._asdict().items()}
+    for name, statistics in (("J", summary.j), ("F", summary.f)):
+        row |= {f"{name}_{key}": value for key, value in statistics._asdict().items()}
     return row
 
 
 def write_csv(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
-    """A row for the whole, for each group, video and object."""
-    rows = [{"level": "global", **columns(scores.summary())}]
+    """A row for all objects together, and one for each group, video and object. Raises `InputError`."""
+    rows: list[dict[str, Any]] = [{"level": "global", **columns(scores.summary())}]
     rows += [{"level": name, **columns(summary)} for name, summary in groups.items()]
     rows += [{"level": "video", "video": name, **columns(summary)} for name, summary in scores.videos().items()]
     rows += [
         {"level": "object", "video": s.video, "object": s.id, "frames": len(s.frames), **columns(s.summary)}
         for s in scores.objects
     ]
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["level", "video", "object", "frames", *columns(scores.summary())])
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["level", "video", "object", "frames", *columns(scores.summary())])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
-    """The same, and J and F of every frame."""
+    """The same, with J and F of every frame. Raises `InputError`."""
     content = {
         "global": columns(scores.summary()),
         **{name: columns(summary) for name, summary in groups.items()},
@@ -106,12 +113,11 @@ def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> Non
         ],
         "notes": scores.notes,
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+    write_bytes(path, json.dumps(content, indent=1).encode())
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The non-empty lines of a text file. Raises `InputError`."""
     try:
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -127,24 +133,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("prediction", type=Path, help="folder of predicted masks")
     parser.add_argument(
         "--videos",
-        help="what to score: names with commas between them, or a text file with a name on each line"
+        help="videos to score: names separated by commas, or a text file with a name on each line"
         " (default: every video that has ground truth)",
     )
     parser.add_argument(
-        "--all_frames", action="store_true", help="score the first and the last frame and objects' first frames too"
+        "--all_frames",
+        action="store_true",
+        help="also score the first and last frame of each video and the first of each object",
     )
     parser.add_argument(
         "--seen",
         type=Path,
         metavar="LIST",
-        help="also score seen and unseen objects apart: a text file that names the seen ones, on each line a video,"
-        " a video and an id ('003234408d 2') or, with --meta, a category ('person'); all others are unseen",
+        help="also score seen and unseen objects separately: a text file that names a seen one on each line, by video,"
+        " by video and id ('003234408d 2') or, with --meta, by category ('person'); all others are unseen",
     )
-    parser.add_argument("--meta", type=Path, help="YouTube-VOS's meta.json, for the categories of --seen")
-    parser.add_argument("--csv", type=Path, help="write the table to this file, as fractions")
-    parser.add_argument("--json", type=Path, help="write the table and J and F of every frame to this file")
-    parser.add_argument("--plot", type=Path, help="write a PNG: curves over time, best and worst frame of each video")
-    parser.add_argument("--images", type=Path, help="folder of VIDEO/FRAME.jpg to show under the masks of --plot")
+    parser.add_argument("--meta", type=Path, help="YouTube-VOS's meta.json, which has the categories for --seen")
+    parser.add_argument("--csv", type=Path, help="write the scores to this file, as fractions")
+    parser.add_argument("--json", type=Path, help="write the scores, and J and F of every frame, to this file")
+    parser.add_argument(
+        "--plot", type=Path, help="draw curves over time and the best and worst frame of each video into this PNG"
+    )
+    parser.add_argument("--images", type=Path, help="folder with VIDEO/FRAME.jpg, to draw the masks of --plot on")
     parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
     args = parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""resize_youtube.py and resize_length.py: sizes, palettes, what is left alone, and going on after an interruption."""
+"""resize_youtube.py and resize_length.py: sizes, palettes, unchanged files, and continuing after an interruption."""
 
 import json
 
@@ -21,11 +21,11 @@ def test_resize_youtube(tmp_path, capsys):
     (source / "meta.json").write_text(json.dumps({"videos": {}}))
     (source / "JPEGImages/a/00005.jpg").write_bytes((source / "JPEGImages/a/00000.jpg").read_bytes()[:999])
 
-    with pytest.raises(SystemExit) as end:  # the damaged file is told, the others are done
+    with pytest.raises(SystemExit) as end:  # the damaged file is reported, the others are converted
         resize_youtube.main([str(source), str(target)])
     printed = capsys.readouterr().out
     assert end.value.code == 1 and f"error: {source}/JPEGImages/a/00005.jpg: cannot be read" in printed
-    assert "5 files written, 0 were there before, 1 failed" in printed
+    assert "5 files written, 0 existed, 1 failed" in printed
     with Image.open(target / "Annotations/a/00000.png") as mask:
         assert (mask.mode, mask.size, mask.getpalette()) == ("P", (800, 480), PALETTE.ravel().tolist())
         small = np.array(mask)
@@ -40,9 +40,9 @@ def test_resize_youtube(tmp_path, capsys):
         assert (target / same).read_bytes() == (source / same).read_bytes()
 
     write_image(source / "JPEGImages/a/00005.jpg", frame(5, (600, 1000)))
-    (target / "JPEGImages/a/00000.jpg").write_bytes(b"mine")  # whatever is there is kept
+    (target / "JPEGImages/a/00000.jpg").write_bytes(b"mine")  # existing files are kept
     resize_youtube.main([str(source), str(target)])
-    assert "1 files written, 5 were there before, 0 failed" in capsys.readouterr().out
+    assert "1 files written, 5 existed, 0 failed" in capsys.readouterr().out
     assert (target / "JPEGImages/a/00000.jpg").read_bytes() == b"mine"
     assert not list(target.rglob("*.tmp"))
 
@@ -53,9 +53,27 @@ def test_resize_length(tmp_path, capsys):
         write_mask(tmp_path / f"in/{name}.png", np.eye(500, 800, dtype=np.uint8) > 0, binary=binary)
     resize_length.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"])
     assert read_image(tmp_path / "out/a.jpg").shape == (384, 614, 3) and read_mask(tmp_path / "out/a.png").max() == 255
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "flags", "message"),
+    [
+        ("in", "in/small", [], "in/small: lies in"),
+        ("none", "out", [], "none: no such folder"),
+        ("empty", "out", [], "empty: holds no .jpg or .png files"),
+        ("in", "out", ["--size", "0"], "--size 0: expected at least one pixel"),
+        ("in", "out", ["--size", "-5"], "--size -5: expected at least one pixel"),
+        ("in", "out", ["--workers", "0"], "--workers 0: expected at least one thread"),
+        ("in", "out", ["--workers", "-1"], "--workers -1: expected at least one thread"),
+        ("in", "in/a.jpg", [], "in/a.jpg: lies in"),
+        ("in", "file", [], "file/a.jpg: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, source, target, flags, message):
+    write_image(tmp_path / "in/a.jpg", frame(0, (40, 60)))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SystemExit) as end:
-        resize_length.main([str(tmp_path / "in"), str(tmp_path / "in" / "small")])
-    assert end.value.code == 2 and "in/small: lies in" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        resize_length.main([str(tmp_path / "none"), str(tmp_path / "out")])
-    assert "none: no such folder" in capsys.readouterr().err
+        resize_length.main([str(tmp_path / source), str(tmp_path / target), *flags])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and message in error and error.count("\n") == 1
