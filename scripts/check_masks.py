@@ -93,41 +93,62 @@ def decode(path: Path) -> np.ndarray:
 def repair(labels: np.ndarray) -> tuple[np.ndarray, str]:
     """The labels (H×W int32) without the mixed values of smoothed edges, and what was done.
 
-    A value is solid if it fills 3×3 pixels somewhere; a mixed pixel gets the label of the nearest solid one. Raises
-    `InputError`, with the reason alone, if the labels are uncertain.
+    A value is solid if it fills areas, and not only outlines. Raises `InputError`, with the reason alone, if it is
+    uncertain what the labels mean.
     """
-    found, index = np.unique(labels, return_inverse=True)
-    index = index.reshape(labels.shape).astype(np.float32)
+    found, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    index = index.reshape(labels.shape)
     window = np.ones((3, 3), np.uint8)
-    flat = cv2.erode(index, window) == cv2.dilate(index, window)
-    solid = np.unique(labels[flat])
-    if (
-        flat.mean() < 0.7 or len(solid) > 255
-    ):  # masks smoothed over 12 pixels have 0.78, nearly all photos less than 0.7
+    flat = cv2.erode(index.astype(np.float32), window) == cv2.dilate(index.astype(np.float32), window)
+    if flat.mean() < 0.7:  # masks smoothed over 12 pixels have 0.78, nearly all photos less than 0.7
         raise InputError("it looks like a photo")
+    top = int(found[-1])
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    if found[-1] >= 255 and (border == 0).mean() < 0.1:
+    if top >= 255 and (border == 0).mean() < 0.1:
         raise InputError("its border is not black; expected a black or transparent background")
-    if 255 in found and len(solid) > 2:
-        raise InputError("255 is void (then make it 0), an object, or smoothed at its edge: only you know")
-    mixed = ~np.isin(labels, solid)
-    channels = np.stack([labels >> bits & 255 for bits in (0, 8, 16)], axis=-1).astype(np.float32)
-    near = np.ones((7, 7), np.uint8)
-    low = cv2.erode(np.where(mixed[..., None], np.float32(256), channels), near)
-    high = cv2.dilate(np.where(mixed[..., None], np.float32(-1), channels), near)
-    inside = np.logical_and(low <= channels, channels <= high)[mixed]
-    between = inside.all(axis=-1).mean() if mixed.any() else 0
-    if between < 0.5 and len(found) <= 2 * len(solid):  # thin objects rather than mixed values
-        return labels, "ids by colour" if found[-1] >= COLOUR else "saved with 8 bits"
-    solid_channels = np.stack([solid >> bits & 255 for bits in (0, 8, 16)])
-    alike = np.abs(solid_channels[:, None] - solid_channels[:, :, None]).max(axis=0) < 16
-    if between < 0.9 or alike.sum() > len(solid) or (len(solid) > 2 and found[-1] < COLOUR):
-        raise InputError("it is uncertain to which objects the smoothed edges belong")
+    solid_counts = np.bincount(index[flat], minlength=len(found))
+    solid = solid_counts > counts / 10
+    if top >= COLOUR:
+        if solid.all():
+            return labels, "ids by colour"
+        return sharpen(index, found, counts, solid_counts * solid), "ids by colour, with sharp edges"
+    low, high = (0.2 * top, 0.8 * top) if len(found) > max(20, 0.4 * top) else (0, top)  # wide edges have flat ends
+    if not solid[(low < found) & (found < high)].any():
+        return np.where(labels > top / 2, top, 0).astype(np.int32), "one object with sharp edges"
+    if 255 in found or not solid.all():
+        raise InputError("only you know which values are objects, and which are void or smoothed edges")
+    return labels, "saved with 8 bits"
+
+
+def sharpen(index: np.ndarray, colours: np.ndarray, counts: np.ndarray, solid_counts: np.ndarray) -> np.ndarray:
+    """H×W int32: each mixed pixel gets the colour of the nearest pixel that is not mixed.
+
+    ``index`` (H×W) of each pixel in the K ``colours``, the pixels that have each colour, and those that are amid an
+    area of it. Mixed are the colours on a line between two solid ones. Raises `InputError`, with the reason alone, if
+    many colours are neither.
+    """
+    channels = np.stack([colours >> bits & 255 for bits in (0, 8, 16)], axis=-1).astype(np.float32)
+    kept: list[int] = []  # solid colours; those that hardly differ from a larger one are the ends of an edge
+    for i in np.argsort(-solid_counts)[: np.count_nonzero(solid_counts)].tolist():
+        if all(np.abs(channels[i] - channels[j]).max() > 24 for j in kept):
+            kept.append(i)
+    if len(kept) > 16:
+        raise InputError("it has too many colours; expected one colour per object")
+    first, second, colour = channels[kept, None], channels[kept], channels[:, None, None]
+    line = second - first  # n×n×3, the others broadcast to K×n×n×3
+    along = ((colour - first) * line).sum(-1) / np.maximum((line**2).sum(-1), 1)
+    nearest_mix = first + np.clip(along, -0.2, 1.2)[..., None] * line  # sharpening filters overshoot
+    odd = np.abs(nearest_mix - colour).max(axis=-1).min(axis=(1, 2)) > 8
+    few = (solid_counts == 0).sum() <= 3  # of a smoothed edge there are more
+    thin = odd & (few | (counts >= 20))  # thin objects; other odd colours are where three objects meet
+    if thin.sum() > 3 or counts[odd & ~thin].sum() > 0.1 * counts[solid_counts == 0].sum():
+        raise InputError("it is uncertain which colours are objects and which are smoothed edges")
+    mixed = ~np.isin(index, [*kept, *np.flatnonzero(thin)])
     label_type = cv2.DIST_LABEL_PIXEL
     _, nearest = cv2.distanceTransformWithLabels(mixed.astype(np.uint8), cv2.DIST_L2, 5, labelType=label_type)
     table = np.zeros(nearest.max() + 1, np.int32)
-    table[nearest[~mixed]] = labels[~mixed]
-    return table[nearest], "edges made sharp"
+    table[nearest[~mixed]] = colours[index[~mixed]]
+    return table[nearest]
 
 
 def name_objects(labels: list[int]) -> dict[int, int]:

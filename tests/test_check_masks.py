@@ -1,5 +1,6 @@
 """check_masks.py: each fault is one line, and the corrected copy holds the ids that were meant, or no mask at all."""
 
+import io
 import os
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def smooth(array):
     return cv2.resize(np.roll(big, (2, 2), axis=(0, 1)), SIZE[::-1], interpolation=cv2.INTER_AREA)
 
 
+def compressed(colours):
+    """As a JPEG leaves it."""
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, "JPEG", quality=90)
+    return Image.open(buffer)
+
+
 def rgba(colours, alpha):
     return Image.fromarray(np.dstack([colours, alpha * np.uint8(255)]))
 
@@ -82,9 +90,15 @@ CERTAIN = {  # the mask of frame 0, the fault, what was meant
     "shape in alpha, white": (rgba(np.full((*SIZE, 3), 255, np.uint8), ONE), "is a RGBA image; {}", ONE * 255),
     "shape in alpha, red": (rgba(np.full((*SIZE, 3), [128, 0, 0], np.uint8), ONE), "is a RGBA image; {}", ONE),
     "colours on transparent white": (rgba(WHITE_BACKGROUND, (IDS > 0).view(np.uint8)), "is a RGBA image; {}", RANKS),
-    "smoothed white": (Image.fromarray(smooth(ONE * 255)), "{}: edges made sharp", ONE * 255),
-    "smoothed id": (palette_image(smooth(ONE * 90)), "{}: edges made sharp", ONE * 90),
-    "smoothed colours": (Image.fromarray(smooth(COLOURS[IDS])), "is a RGB image; {}: edges made sharp", RANKS),
+    "smoothed white": (Image.fromarray(smooth(ONE * 255)), "{}: one object with sharp edges", ONE * 255),
+    "smoothed id": (palette_image(smooth(ONE * 90)), "{}: one object with sharp edges", ONE * 90),
+    "smoothed colours": (Image.fromarray(smooth(COLOURS[IDS])), "is a RGB image; {}: ids by colour", RANKS),
+    "smoothed, thin colours": (Image.fromarray(smooth(COLOURS[IDS]) | LINE), "is a RGB image; {}: ids by colour", THIN),
+    "wide edges": (
+        Image.fromarray(cv2.GaussianBlur(ONE * 255, (0, 0), 3)),
+        "{}: one object with sharp edges",
+        ONE * 255,
+    ),
     "thin colours": (Image.fromarray(COLOURS[IDS] | LINE), "is a RGB image; {}: ids by colour", THIN),
     "16 bits": (Image.fromarray(IDS.astype(np.uint16)), "is a I;16 image; {}: saved with 8 bits", IDS),
     "ids above 255": (Image.fromarray(IDS.astype(np.uint16) * 300), "is a I;16 image; {}", ORDER),
@@ -107,7 +121,7 @@ def test_what_is_certain_is_corrected_in_a_copy(tmp_path, folder, check, fault):
     fixed = read_mask(tmp_path / "fixed/Annotations/a/00000.png")
     window = np.ones((3, 3), np.uint8)  # a smoothed or resized edge may come out a pixel off
     same_around = cv2.erode(meant, window) == cv2.dilate(meant, window)
-    inside = same_around if fault.startswith(("smoothed", "narrower", "lower")) else np.ones(SIZE, bool)
+    inside = same_around if fault.startswith(("smoothed", "wide", "narrower", "lower")) else np.ones(SIZE, bool)
     assert (fixed == meant)[inside].all() and set(np.unique(fixed)) == set(np.unique(meant))
     assert (read_mask(tmp_path / "fixed/Annotations/b/00000.png") == IDS).all()
     assert (tmp_path / "fixed/JPEGImages/a/00000.jpg").is_file()
@@ -123,10 +137,10 @@ UNCERTAIN = {  # what is saved as which frame's mask beside the ids of frame 3, 
     "white background": (Image.fromarray(WHITE_BACKGROUND), "00000.png", "its border is not black"),
     "white and black": (Image.fromarray((1 - ONE) * 255).convert("RGB"), "00000.png", "its border is not black"),
     "black on transparent": (rgba(BLACK_AND_RED, (IDS > 0).view(np.uint8)), "00000.png", "whether black is an object"),
-    "void": (palette_image(VOID), "00000.png", "255 is void"),
-    "smoothed ids": (palette_image(smooth(IDS * 20)), "00000.png", "uncertain to which objects the smoothed edges"),
+    "void": (palette_image(VOID), "00000.png", "only you know which values are objects"),
+    "smoothed ids": (palette_image(smooth(IDS * 20)), "00000.png", "only you know which values are objects"),
     "photo": (Image.fromarray(PHOTO), "00000.png", "looks like a photo"),
-    "smoothed, thin line": (Image.fromarray(smooth(COLOURS[IDS]) | LINE), "00000.png", "uncertain to which objects"),
+    "compressed colours": (compressed(COLOURS[IDS]), "00000.png", "uncertain which colours are objects|looks like a photo"),
     "half as wide": (palette_image(IDS[:, ::2]), "00000.png", "is 60×90, but its frame is 120×90"),
     "missing frame": (palette_image(IDS), "00006.png", "has no frame of the same name"),
     "wrong name": (palette_image(IDS), "mask.png", "has no frame of the same name"),
