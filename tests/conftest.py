@@ -14,6 +14,8 @@ TINY = {"backbone": "resnet18", "key_dim": 16, "value_dim": 32, "decoder_dim": 1
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+os.fsync = lambda fd: None  # what tests write need not survive a power cut, and waiting for the disk doubles their time
+
 
 @pytest.fixture(autouse=True)
 def seeded():
