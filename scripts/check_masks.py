@@ -155,11 +155,11 @@ def name_objects(labels: list[int]) -> dict[int, int]:
     """{label: id} for the labels of a video's masks, in order of appearance; uncertain ones are left out.
 
     Ids stay, and so does white if there is nothing else. Colours of the DAVIS palette get its ids. Other colours are
-    numbered from 1, unless there are ids as well.
+    numbered from 1, unless there are ids or white as well.
     """
     if set(labels) <= PALETTE_IDS.keys() | set(range(255)) or labels == [255]:
         return {label: PALETTE_IDS.get(label, label) for label in labels}
-    if min(labels) >= 255 and len(labels) < 255:
+    if min(labels) > 255 and len(labels) < 255:
         return {label: i for i, label in enumerate(labels, 1)}
     return {label: label for label in labels if label < 255}
 
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.fix and args.fix.exists():
         raise InputError(f"{args.fix}: exists; expected the name of a new folder for --fix")
     if args.video:
-        _, frame = cv2.VideoCapture(str(args.video)).read()
+        frame = cv2.VideoCapture(str(args.video)).read()[1] if args.video.is_file() else None
         if frame is None:
             raise InputError(f"{args.video}: cannot be read; expected a video")
         masks = {Path(re.sub("^[0-9]+:", "", mask)): frame.shape[:2] for mask in args.mask}
