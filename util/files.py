@@ -27,3 +27,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where the folder itself is unusable, the error above has said so
             temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file. Atomic. Raises `InputError` when it cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
