@@ -13,7 +13,7 @@ from datasets.warps import Warp, around, draw_affine, translation, warp_alpha, w
 
 
 class CopyPaste:
-    """Pastes, with ``probability``, an object of the still images ``pairs`` that moves through the clip on its own path.
+    """Pastes, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
 
     It passes in front of the video's objects or behind them, half of the time each; never in front where it would
     hide most of them in the first frame.

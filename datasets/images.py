@@ -116,11 +116,16 @@ def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None)
         height, width = _size(image)
         if size is not None and size != (height, width):
             raise InputError(f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, the size of its mask")
+        orientation = _orientation(image)
+        # The reduced size is rounded up at the right and the bottom, which turning may move to another side.
+        divisible = image.width % shrink == image.height % shrink == 0
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            pixels = _decode_jpeg(path, shrink)
+            decoded = shrink if orientation == 1 or divisible else 1
+            pixels = _decode_jpeg(path, decoded)
         else:
-            pixels = _reduce(np.array(image.convert("RGB")), shrink)
-        return _upright(pixels, _orientation(image))
+            decoded = 1
+            pixels = np.array(image.convert("RGB"))
+        return _reduce(_upright(pixels, orientation), shrink // decoded)
 
 
 def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:

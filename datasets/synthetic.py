@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from datasets.clip import PackedClip, pack_clip
-from datasets.scene import Scene
 from datasets.sampling import choose_frames, max_jump
+from datasets.scene import Scene
 
 SCENE_LENGTH = 80  # frames of a scene that training clips are cut from
 MOST_ANNOTATED = 4  # objects of such a scene; a clip shows some of them, the others are distractors

@@ -1,7 +1,5 @@
 """Stages 1 to 3: clips of up to two objects from annotated videos."""
 
-from pathlib import Path
-
 import numpy as np
 
 from datasets.clip import ClipShape, PackedClip, pack_clip
