@@ -17,8 +17,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.frames import list_frames, natural_order
 from datasets.images import PALETTE, image_size, write_mask
-from datasets.video import list_frames
 from util.errors import InputError, exit_on_input_error
 from util.parallel import parallel_map
 
@@ -234,7 +234,8 @@ def check_video(images: Path, annotations: Path, fixed: Path | None) -> list[Fau
     if not images.is_dir():
         return [Fault(annotations, f"has no frames; expected them in {images}")]
     frames = {path.stem: path for path in list_frames(images)}
-    paths = sorted(p for p in annotations.glob("[!.]*") if p.suffix.lower() in MASK_SUFFIXES)
+    paths = [p for p in annotations.glob("[!.]*") if p.suffix.lower() in MASK_SUFFIXES]
+    paths.sort(key=lambda path: (natural_order(path.stem), path.suffix))
     faults, masks, sizes = [], [], {}
     for path in paths:
         if path.stem not in frames:

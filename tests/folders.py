@@ -80,9 +80,8 @@ def bars(height: int, width: int, ids: Iterable[int]) -> np.ndarray:
     ids = list(ids)
     mask = np.zeros((height, width), np.uint8)
     for k, object_id in enumerate(ids):
-        mask[height // 6 : -height // 6, width * (3 * k + 1) // (3 * len(ids)) : width * (k + 1) // len(ids)] = (
-            object_id
-        )
+        left, right = width * (3 * k + 1) // (3 * len(ids)), width * (k + 1) // len(ids)
+        mask[height // 6 : -height // 6, left:right] = object_id
     return mask
 
 
@@ -96,7 +95,7 @@ def save_photo(path: Path, ids: np.ndarray, **options) -> None:
 def write_static(folder: Path, count: int = 3, size: tuple[int, int] = (80, 100), binary: bool = True) -> Path:
     """Still images ``<i>.jpg`` with masks ``<i>.png``, binary or of object 1."""
     for i in range(count):
-        ids = blob(*size, seed=i)
+        ids = blob(*size, i)
         save_photo(folder / f"{i}.jpg", ids)
         write_mask(folder / f"{i}.png", ids, binary=binary)
     return folder
@@ -110,10 +109,12 @@ def write_video(root: Path, name: str, masks: Iterable[np.ndarray]) -> Path:
     return root
 
 
-def write_videos(root: Path, names: Iterable[str], frames: int = 8, size=(72, 96), object_id: int = 1) -> Path:
+def write_videos(
+    root: Path, names: Iterable[str], frames: int = 8, size: tuple[int, int] = (72, 96), object_id: int = 1
+) -> Path:
     """A moving blob in each video, see `write_video`."""
     for seed, name in enumerate(names):
-        ids = blob(*size, seed=seed, object_id=object_id)
+        ids = blob(*size, seed, object_id)
         write_video(root, name, (np.roll(ids, 2 * t, axis=1) for t in range(frames)))
     return root
 

@@ -176,9 +176,7 @@ def test_photos_are_read_upright_whole_and_reduced(tmp_path, suffix, orientation
         assert reduced.shape == (height, width, 3)
         whole = cv2.resize(reduced, None, fx=shrink, fy=shrink)[: expected.shape[0], : expected.shape[1]]
         assert np.abs(whole.astype(int) - expected).mean() < 2 * shrink
-    with pytest.raises(
-        InputError, match=f"a.{suffix}: is {expected.shape[1]}×{expected.shape[0]} pixels; expected 5×9"
-    ):
+    with pytest.raises(InputError, match=f"a.{suffix}: is .* pixels; expected 5×9"):
         read_image(path, 2, (9, 5))
 
 

@@ -17,9 +17,9 @@ def test_max_jump_follows_the_schedule():
 def published_gaps(rng: np.random.Generator, length: int, jump: int) -> tuple[int, int]:
     """Both gaps of a clip as the STCN program draws them; 0 where it repeats a frame."""
     jump = min(jump, length)
-    first = rng.integers(length - jump + 1)
-    second = min(first + 1 + rng.integers(jump + 1), length - jump, length - 1)
-    third = min(second + 1 + rng.integers(jump + 1), length - jump // 2, length - 1)
+    first = int(rng.integers(length - jump + 1))
+    second = min(first + 1 + int(rng.integers(jump + 1)), length - jump, length - 1)
+    third = min(second + 1 + int(rng.integers(jump + 1)), length - jump // 2, length - 1)
     return max(0, second - first), max(0, third - second)
 
 

@@ -103,7 +103,7 @@ def remove_frames(data: Path) -> None:
         (lambda d: (d / MASK).unlink(), "Annotations/a: no mask for video a"),
         (
             lambda d: (d / MASK).rename(d / "Annotations/a/frame7.png"),
-            "Annotations/a/frame7.png: .*a has no frame frame7",
+            ".*a has no frame frame7",
         ),
         (lambda d: cut(d / FRAME, -200), f"{FRAME}: truncated"),
         (lambda d: cut(d / FRAME, 0), f"{FRAME}: truncated"),
@@ -111,7 +111,7 @@ def remove_frames(data: Path) -> None:
         (lambda d: (d / "JPEGImages").rename(d / "Images"), "JPEGImages: no such folder"),
         (
             lambda d: write_image(d / "JPEGImages/a/00000.png", picture(0)),
-            "JPEGImages/a: holds frame 00000 in two formats",
+            ".*a: holds frame 00000 in two formats",
         ),
     ],
 )
