@@ -9,6 +9,8 @@ from util.errors import InputError
 
 MOST_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
 
+MOST_DEFORM = 4  # ±80° of rotation, ±40° of shear
+
 
 class ExtraData(NamedTuple):
     """Further training data: a folder of images and one of their masks."""
@@ -41,6 +43,10 @@ class DataConfig:
     """Generated clips in each epoch, beside the other data."""
     paste: float = 0.0
     """Probability that a video clip with one object gets a second one, cut from an image of static_root."""
+    reveal: float = 0.0
+    """Probability that a part of an object is hidden in the first frame of a clip, so that later frames reveal it."""
+    deform: float = 1.0
+    """Factor of the rotation, shear and zoom that differ between the frames of a still image's clip."""
     num_frames: int = 3
     """Frames of a clip, 2 to 25."""
     crop: int = 384
@@ -56,6 +62,10 @@ class DataConfig:
             raise InputError(f"--paste {self.paste}: expected a probability, 0 to 1")
         if self.paste and stage == 0:
             raise InputError(f"--paste {self.paste}: expected in the video stages only, not in stage 0")
+        if not 0 <= self.reveal <= 1:
+            raise InputError(f"--reveal {self.reveal}: expected a probability, 0 to 1")
+        if not 0 <= self.deform <= MOST_DEFORM:
+            raise InputError(f"--deform {self.deform}: expected a factor, 0 to {MOST_DEFORM}")
         if not 2 <= self.num_frames <= MOST_FRAMES:
             raise InputError(f"--num_frames {self.num_frames}: expected 2 (one given, one learned) to {MOST_FRAMES}")
         if self.crop < 16 or self.crop % 16:

@@ -13,6 +13,7 @@ from datasets.config import DataConfig, parse_extra
 from datasets.copy_paste import CopyPaste
 from datasets.davis import davis_names
 from datasets.frames import read_names
+from datasets.occlusion import Occlusion
 from datasets.pairs import Pair, VideoFolder, static_pairs
 from datasets.static import StaticClips
 from datasets.synthetic import SyntheticClips
@@ -118,8 +119,7 @@ def _static(data: DataConfig, shape: ClipShape) -> Found:
     folders = _static_folders(data.static_root)
     repeats = {name.lower(): repeat for name, repeat in STATIC_SETS.items()}
     entries = [
-        Entry(folder.name, StaticClips(static_pairs(folder), shape), repeats.get(folder.name.lower(), 1))
-        for folder in folders
+        Entry(folder.name, _still_clips(data, shape, folder), repeats.get(folder.name.lower(), 1)) for folder in folders
     ]
     present = {folder.name.lower() for folder in folders}
     missing = [name for name in STATIC_SETS if name.lower() not in present]
@@ -132,6 +132,14 @@ def _static_folders(root: Path) -> list[Path]:
     if any(path.suffix.lower() in (".jpg", ".jpeg") for path in files):
         return [root]
     return [path for path in files if path.is_dir() and not path.name.startswith(".")]
+
+
+def _still_clips(data: DataConfig, shape: ClipShape, images: Path, masks: Path | None = None) -> StaticClips:
+    return StaticClips(static_pairs(images, masks), shape, deform=data.deform, occlusion=_occlusion(data))
+
+
+def _occlusion(data: DataConfig) -> Occlusion | None:
+    return Occlusion(data.reveal) if data.reveal else None
 
 
 def _copy_paste(data: DataConfig) -> CopyPaste:
@@ -152,6 +160,7 @@ def _bl30k(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> 
         last_drop=0.8,
         large_objects=True,
         copy_paste=copy_paste,
+        occlusion=_occlusion(data),
     )
     return [Entry("BL30K", clips, 1)], []
 
@@ -162,7 +171,13 @@ def _davis(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> 
         images, masks = base / "JPEGImages/480p", base / "Annotations/480p"
         if images.is_dir():
             videos = VideoFolder(images, masks, _present(davis_names(base, year, "train"), images))
-            return [Entry(f"DAVIS {year}", VideoClips(videos, shape, copy_paste=copy_paste), DAVIS_REPEAT)], []
+            return [
+                Entry(
+                    f"DAVIS {year}",
+                    VideoClips(videos, shape, copy_paste=copy_paste, occlusion=_occlusion(data)),
+                    DAVIS_REPEAT,
+                )
+            ], []
     return [], [f"DAVIS in {root}"]
 
 
@@ -171,7 +186,13 @@ def _youtube(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -
     if not images.is_dir():
         return [], [f"YouTube-VOS in {data.yv_root}"]
     names = _present(read_names(data.yv_list), images) if data.yv_list else None
-    clips = VideoClips(VideoFolder(images, masks, names), shape, divisor=YOUTUBE_DIVISOR, copy_paste=copy_paste)
+    clips = VideoClips(
+        VideoFolder(images, masks, names),
+        shape,
+        divisor=YOUTUBE_DIVISOR,
+        copy_paste=copy_paste,
+        occlusion=_occlusion(data),
+    )
     return [Entry("YouTube-VOS", clips, 1)], []
 
 
@@ -182,9 +203,11 @@ def _extra(stage: int, data: DataConfig, shape: ClipShape, copy_paste: CopyPaste
         files = images.iterdir() if images.is_dir() else ()
         clips: ClipSource
         if stage == 0 or any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in files):
-            clips = StaticClips(static_pairs(images, masks), shape)
+            clips = _still_clips(data, shape, images, masks)
         else:
-            clips = VideoClips(VideoFolder(images, masks), shape, divisor=divisor, copy_paste=copy_paste)
+            clips = VideoClips(
+                VideoFolder(images, masks), shape, divisor=divisor, copy_paste=copy_paste, occlusion=_occlusion(data)
+            )
         entries.append(Entry(str(images), clips, repeat))
     return entries
 

@@ -6,6 +6,7 @@ from datasets.clip import ClipShape, PackedClip, pack_clip
 from datasets.colour import JitterRange, jitter_clip
 from datasets.copy_paste import CopyPaste
 from datasets.images import read_image, read_mask
+from datasets.occlusion import Occlusion
 from datasets.pairs import Pair, VideoFolder
 from datasets.sampling import choose_frames, max_jump, visible_objects
 from datasets.warps import video_warps, warp_ids, warp_image
@@ -23,6 +24,7 @@ class VideoClips:
         min_area: of the random crop, as a part of the frame.
         last_drop, divisor: see `datasets.sampling.max_jump`.
         large_objects: see `datasets.sampling.visible_objects`.
+        occlusion: hides a part of an object in the first frame.
         copy_paste: puts a second object into clips that show one only.
     """
 
@@ -36,8 +38,10 @@ class VideoClips:
         divisor: int = 1,
         large_objects: bool = False,
         copy_paste: CopyPaste | None = None,
+        occlusion: Occlusion | None = None,
     ) -> None:
         self.videos, self.shape, self.min_area, self.copy_paste = videos, shape, min_area, copy_paste
+        self.occlusion = occlusion
         self.last_drop, self.divisor, self.large_objects = last_drop, divisor, large_objects
 
     def __len__(self) -> int:
@@ -71,6 +75,8 @@ class VideoClips:
             frames.append(warp_image(read_image(pair.image, shrink, (height, width)), warp, shrink))
         if self.copy_paste and len(objects) < max_objects:
             objects = np.intersect1d([*objects, *self.copy_paste(rng, frames, ids)], ids[0])
+        if self.occlusion:
+            objects = self.occlusion(rng, frames, ids, objects)
         frames = jitter_clip(rng, frames, CLIP_JITTER, FRAME_JITTER)
         chosen = rng.choice(objects, min(max_objects, len(objects)), replace=False)
         name = f"{self.videos.videos[index]}/{pairs[0].image.stem}"

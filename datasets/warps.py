@@ -37,11 +37,18 @@ class Warp(NamedTuple):
 
 
 def static_warps(
-    rng: np.random.Generator, height: int, width: int, num_frames: int, size: int, spline: float = 1 / 3
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    num_frames: int,
+    size: int,
+    spline: float = 1 / 3,
+    deform: float = 1.0,
 ) -> list[Warp]:
     """Stage 0: a clip from one H×W image. Flip and scale for the clip; affine, crop and spline for each frame.
 
-    ``spline`` is the probability of a thin-plate spline in a frame.
+    ``spline`` is the probability of a thin-plate spline in a frame, ``deform`` a factor of the affine's angles and of
+    the logarithm of its zoom.
     """
     scale, flip = rng.uniform(0.8, 1.5), rng.random() < 0.5
     centre = np.array([width / 2, height / 2])
@@ -52,7 +59,7 @@ def static_warps(
     resized = np.array([size * width // shorter, size * height // shorter])
     warps = []
     for _ in range(num_frames):
-        affine = around(centre, np.linalg.inv(draw_affine(rng, degrees=20, shear=10, zoom=(0.9, 1.1))))
+        affine = around(centre, np.linalg.inv(draw_affine(rng, 20 * deform, 10 * deform, (0.9**deform, 1.1**deform))))
         resize = np.diag([width / resized[0], height / resized[1], 1])
         matrix = to_source @ affine @ resize @ translation(rng.integers(0, resized - size, endpoint=True))
         places = random_spline(rng, size) if rng.random() < spline else None
