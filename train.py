@@ -19,8 +19,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.clip import Clip
+from datasets.config import DataConfig
 from datasets.images import draw_masks
-from datasets.loader import build_dataset, build_loader, parse_extra, worker_errors
+from datasets.loader import build_loader, worker_errors
+from datasets.mixture import build_dataset
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
@@ -67,19 +69,8 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
         raise InputError(f"{config.load_model}: already at iteration {start} of --iterations {config.iterations}")
 
     # Data first: faulty folders should fail before networks are built.
-    dataset = build_dataset(
-        config.stage,
-        static_root=config.static_root,
-        davis_root=config.davis_root,
-        yv_root=config.yv_root,
-        bl_root=config.bl_root,
-        yv_list=config.yv_list,
-        extra=[parse_extra(text) for text in config.extra],
-        num_frames=config.num_frames,
-        size=config.crop,
-        synthetic=config.synthetic,
-        paste=config.paste,
-    )
+    data = DataConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(DataConfig)})
+    dataset = build_dataset(config.stage, data)
     loader = build_loader(
         dataset,
         batch_size=config.batch_size,
@@ -131,8 +122,7 @@ def train(config: TrainConfig, given: set[str], resumed: dict[str, Any] | None, 
             fraction = hard_fraction(iteration - 1, config.start_warm, config.end_warm)
             for part in range(config.accumulate):
                 began = time.perf_counter()
-                batch = next(batches)
-                clip = Clip(*(x.to(device, non_blocking=True) for x in batch[:3]), batch.name)
+                clip = next(batches).unpack(device)
                 meter.data_seconds += time.perf_counter() - began
                 last = part == config.accumulate - 1
                 with nullcontext() if last or model is network else model.no_sync():

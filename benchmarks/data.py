@@ -1,4 +1,4 @@
-"""Speed of the training data pipeline, in samples (clips of three 384×384 frames) per second and core.
+"""Speed of the training data pipeline, in samples (clips of three 384×384 frames) per second.
 
 OMP_NUM_THREADS=1 python benchmarks/data.py --static_root data/static --davis_root data/DAVIS
 """
@@ -13,32 +13,35 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.loader import Mixture, StreamSampler, build_dataset, build_loader
+from datasets.config import DataConfig
+from datasets.loader import StreamSampler, build_loader
+from datasets.mixture import Mixture, build_dataset
+from datasets.static import StaticClips
 from util.errors import exit_on_input_error
 
 
-def one_core(dataset: Mixture, seconds: float) -> float:
-    """Samples per second of processor time, without a loader; not disturbed by other programs."""
-    draws = iter(StreamSampler(len(dataset), 0, 10**9))
+def without_loader(dataset: Mixture, seconds: float) -> float:
+    """Samples per second of processor time in this process; other programs do not disturb it much."""
+    requests = iter(StreamSampler(len(dataset), 0, 10**9))
     for _ in range(8):  # files into the cache, code into memory
-        dataset[next(draws)]
-    samples, begin = 0, time.process_time()
-    while (spent := time.process_time() - begin) < seconds:
-        dataset[next(draws)]
+        dataset[next(requests)]
+    samples, start = 0, time.process_time()
+    while (spent := time.process_time() - start) < seconds:
+        dataset[next(requests)]
         samples += 1
     return samples / spent
 
 
 def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> float:
-    """Samples per second of wall time from one worker process, batched and handed over."""
+    """Samples per second of wall time from one worker process, batched and unpacked here."""
     batches = iter(build_loader(dataset, batch_size=batch_size, stop=10**9, num_workers=1))
     for _ in range(3):  # the worker starts, and fills its queue
         next(batches)
-    count, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds:
-        next(batches)
-        count += batch_size
-    return count / spent
+    samples, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        next(batches).unpack("cpu")
+        samples += batch_size
+    return samples / spent
 
 
 @exit_on_input_error
@@ -59,15 +62,15 @@ def main() -> None:
     pipelines = {}
     if arguments.static_root:
         for name, spline in (("static, spline in 1/3 of the frames", 1 / 3), ("static, no spline", 0.0)):
-            pipelines[name] = build_dataset(0, static_root=arguments.static_root)
-            for _, images, _ in pipelines[name].parts:
-                images.spline = spline
+            pipelines[name] = build_dataset(0, DataConfig(static_root=arguments.static_root))
+            for _, clips, _ in pipelines[name].entries:
+                if isinstance(clips, StaticClips):
+                    clips.spline = spline
     if arguments.davis_root:
-        pipelines["video"] = build_dataset(3, davis_root=arguments.davis_root)
-    print(f"{'samples/s':40}{'1 core':>12}{'1 worker':>12}")
+        pipelines["video"] = build_dataset(3, DataConfig(davis_root=arguments.davis_root))
+    print(f"{'samples/s':40}{'no loader':>12}{'1 worker':>12}")
     for name, dataset in pipelines.items():
-        core = one_core(dataset, arguments.seconds)
-        worker = through_loader(dataset, arguments.seconds)
+        core, worker = without_loader(dataset, arguments.seconds), through_loader(dataset, arguments.seconds)
         print(f"{name:40}{core:12.1f}{worker:12.1f}", flush=True)
 
 

@@ -1,7 +1,24 @@
 """Settings of the training data."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from util.errors import InputError
+
+MOST_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
+
+MOST_DEFORM = 4  # ±80° of rotation, ±40° of shear
+
+
+class ExtraData(NamedTuple):
+    """Further training data: a folder of images and one of their masks."""
+
+    images: Path
+    masks: Path
+    repeat: int  # how often they enter an epoch
+    divisor: int  # of the frame distance, see `datasets.sampling.max_jump`
 
 
 @dataclass(frozen=True)
@@ -17,15 +34,49 @@ class DataConfig:
     davis_root: Path = Path("data/DAVIS")
     """DAVIS in the layout of 2017 or 2016."""
     yv_list: Path | None = None
-    """Text file that limits YouTube-VOS to the listed videos."""
+    """Text file that limits YouTube-VOS to the listed videos, one per line."""
     extra: tuple[str, ...] = ()
     """More data, each IMAGES:MASKS[:REPEAT[:DIVISOR]]: two folders of still images or, from stage 1 on, of videos, how
-    often they enter an epoch, and by how much to divide the frame distance."""
+    often they enter an epoch (default 1), and by how much to divide the frame distance (5 for videos of which every
+    fifth frame is annotated; default 1)."""
     synthetic: int = 0
     """Generated clips in each epoch, beside the other data."""
     paste: float = 0.0
     """Probability that a video clip with one object gets a second one, cut from an image of static_root."""
+    reveal: float = 0.0
+    """Probability that a part of an object is hidden in the first frame of a clip, so that later frames reveal it."""
+    deform: float = 1.0
+    """Factor of the rotation, shear and zoom that differ between the frames of a still image's clip."""
     num_frames: int = 3
-    """Frames of a clip."""
+    """Frames of a clip, 2 to 25."""
     crop: int = 384
     """Side of the training crop in pixels, a multiple of 16."""
+
+    def check(self, stage: int) -> None:
+        """Raise `InputError` for a value that makes no sense in ``stage``. Looks at no files."""
+        for text in self.extra:
+            parse_extra(text)
+        if self.synthetic < 0:
+            raise InputError(f"--synthetic {self.synthetic}: expected a number of clips, 0 for none")
+        if not 0 <= self.paste <= 1:
+            raise InputError(f"--paste {self.paste}: expected a probability, 0 to 1")
+        if self.paste and stage == 0:
+            raise InputError(f"--paste {self.paste}: expected in the video stages only, not in stage 0")
+        if not 0 <= self.reveal <= 1:
+            raise InputError(f"--reveal {self.reveal}: expected a probability, 0 to 1")
+        if not 0 <= self.deform <= MOST_DEFORM:
+            raise InputError(f"--deform {self.deform}: expected a factor, 0 to {MOST_DEFORM}")
+        if not 2 <= self.num_frames <= MOST_FRAMES:
+            raise InputError(f"--num_frames {self.num_frames}: expected 2 (one given, one learned) to {MOST_FRAMES}")
+        if self.crop < 16 or self.crop % 16:
+            raise InputError(f"--crop {self.crop}: expected a multiple of 16")
+
+
+def parse_extra(text: str) -> ExtraData:
+    """Parse ``IMAGES:MASKS[:REPEAT[:DIVISOR]]``. Folders may begin with a drive letter. Raises `InputError`."""
+    folder, number = r"((?:[A-Za-z]:(?=[\\/]))??[^:]+)", "([0-9]{1,9})"
+    match = re.fullmatch(f"{folder}:{folder}(?::{number}(?::{number})?)?", text)
+    repeat, divisor = (int(value or 1) for value in match.groups()[2:]) if match else (0, 0)
+    if match is None or repeat < 1 or divisor < 1:
+        raise InputError(f"--extra {text}: expected IMAGES:MASKS[:REPEAT[:DIVISOR]], two folders and numbers from 1 on")
+    return ExtraData(Path(match[1]), Path(match[2]), repeat, divisor)

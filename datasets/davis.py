@@ -1,12 +1,13 @@
-"""DAVIS 2016 and 2017 as lists of videos: the mask of the first frame is given, every frame is wanted."""
+"""DAVIS 2016 and 2017 as lists of videos: the mask of the first frame is given, every frame is to be segmented."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from datasets.frames import list_frames, read_names
 from datasets.images import read_mask
-from datasets.video import Video, frames_video, list_frames, select
+from datasets.video import Video, frames_video, select
 from util.errors import InputError
 
 LISTS = Path(__file__).parent / "lists"
@@ -14,31 +15,28 @@ SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
 
 
 def davis_names(base: Path, year: int, split: str) -> list[str]:
-    """Names of a split's videos: from ``base/ImageSets/<year>/`` if it is there, else the official list.
+    """Names of a split's videos: from the list in ``base/ImageSets/<year>/`` if there is one, else the official ones.
 
-    Raises `InputError` for a list that is none.
+    Raises `InputError` for a file that is not a list of names.
     """
     split = "test-dev" if split == "testdev" else split
     listed = base / "ImageSets" / str(year) / f"{split}.txt"
     if not listed.is_file():
         listed = LISTS / f"davis{year}_{split}.txt"
-    names = listed.read_text(errors="replace").split()
-    if not names or any("/" in name or "\ufffd" in name for name in names):
-        raise InputError(f"{listed}: is no list of videos; expected the name of a video on each line")
-    return names
+    return read_names(listed)
 
 
 def davis_videos(
     root: Path, year: int, split: str, short_side: int, wanted: Collection[str] | None = None
 ) -> list[Video]:
-    """The videos of DAVIS ``year`` (2016 or 2017) under ``root``, or those of them that are ``wanted``.
+    """The videos of DAVIS ``year`` (2016 or 2017) under ``root``; with ``wanted``, only these.
 
-    ``root/{JPEGImages,Annotations}/480p/<video>`` for 2016; for 2017 the same under ``root/trainval`` and
-    ``root/test-dev``. In 2016 the masks are 0/255: object 1. Raises `InputError` for anything missing
-    or faulty.
+    Layout: ``root/{JPEGImages,Annotations}/480p/<video>`` for 2016; for 2017 the same under ``root/trainval`` and
+    ``root/test-dev``. The masks of 2016 are 0/255, which makes object 1. Raises `InputError` for anything missing or
+    faulty.
     """
     base = root if year == 2016 else root / ("test-dev" if split == "testdev" else "trainval")
-    images, annotations = (base / kind / "480p" for kind in ("JPEGImages", "Annotations"))
+    images, annotations = (base / folder / "480p" for folder in ("JPEGImages", "Annotations"))
     for folder in (images, annotations):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected DAVIS {year} in {root} (see data/README.md)")
@@ -54,5 +52,5 @@ def davis_videos(
 
 
 def read_binary_mask(path: Path) -> np.ndarray:
-    """H×W uint8 in {0, 1}: whatever is not background is object 1. Raises `InputError` like `read_mask`."""
+    """H×W uint8 in {0, 1}: everything that is not background is object 1. Raises `InputError` like `read_mask`."""
     return (read_mask(path) > 0).astype(np.uint8)

@@ -1,17 +1,17 @@
 """Your own data: a folder of frames and masks, or a video file and its masks."""
 
-import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from datasets.video import Video, file_video, frames_video, list_frames, select
+from datasets.frames import list_frames
+from datasets.video import Video, file_video, frames_video, select
 from util.errors import InputError
 
 
 def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = None) -> list[Video]:
     """The videos ``root/JPEGImages/<video>/*.jpg|png`` with masks ``root/Annotations/<video>/<frame>.png``.
 
-    An object is segmented from the frame on whose mask it first appears; a later mask corrects it. Raises
+    With ``wanted``, only these. An object is segmented from its first mask on; a later mask corrects it. Raises
     `InputError` for anything missing or faulty.
     """
     images, annotations = root / "JPEGImages", root / "Annotations"
@@ -25,7 +25,7 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
     videos = []
     for name in select(names, wanted, images):
-        masks = {p.stem: p for p in sorted((annotations / name).glob("[!.]*")) if p.suffix.lower() == ".png"}
+        masks = {p.stem: p for p in (annotations / name).glob("[!.]*") if p.suffix.lower() == ".png"}
         if not masks:
             raise InputError(
                 f"{annotations / name}: no mask for video {name}; expected a PNG with the name of the frame"
@@ -36,14 +36,16 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
 
 
 def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
-    """One video file; each of ``masks`` is ``first.png`` (frame 0) or ``30:later.png`` (frame 30, from 0).
+    """One video file; each of ``masks`` is ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0).
 
     Raises `InputError` for anything missing or faulty, and for two masks of the same frame.
     """
-    by_frame = {}
+    by_frame: dict[int, Path] = {}
     for value in masks:
-        number, file = re.fullmatch(r"(?:([0-9]+):)?(.*)", value).groups()
-        frame = int(number or 0)
+        number, _, file = value.partition(":")
+        if not (number.isascii() and number.isdecimal()):  # no number: a path, perhaps with a drive letter
+            number, file = "0", value
+        frame = int(number)
         if frame in by_frame:
             raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")
         by_frame[frame] = Path(file)

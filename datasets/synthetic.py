@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from datasets.clip import Clip, make_clip
+from datasets.clip import PackedClip, pack_clip
+from datasets.sampling import choose_frames, max_jump
 from datasets.scene import Scene
-from datasets.vos import choose_frames, max_jump
 
 SCENE_LENGTH = 80  # frames of a scene that training clips are cut from
 MOST_ANNOTATED = 4  # objects of such a scene; a clip shows some of them, the others are distractors
@@ -51,8 +51,8 @@ class SyntheticClips:
     def __len__(self) -> int:
         return self.length
 
-    def sample(self, index: int, rng: np.random.Generator, progress: float = 0.0) -> Clip:
-        """A clip of a new scene: ``rng`` alone decides which. ``progress``: see `datasets.vos.max_jump`."""
+    def sample(self, index: int, rng: np.random.Generator, progress: float = 0.0) -> PackedClip:
+        """A clip of a new scene: ``rng`` alone decides which. ``progress``: see `datasets.sampling.max_jump`."""
         while True:
             seed = int(rng.integers(2**63))
             num_objects = int(rng.integers(1, MOST_ANNOTATED + 1))
@@ -68,5 +68,4 @@ class SyntheticClips:
             if len(objects):
                 break
         chosen = rng.choice(objects, min(self.max_objects, len(objects)), replace=False)
-        frames = np.stack(images).transpose(0, 3, 1, 2) * np.float32(1 / 255)
-        return make_clip(np.ascontiguousarray(frames), np.stack(ids), chosen, self.max_objects, f"scene {seed}")
+        return pack_clip(images, np.stack(ids), chosen, self.max_objects, f"scene {seed}")

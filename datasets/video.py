@@ -1,15 +1,14 @@
-"""A video as a lazy, bounded stream of frames, whether it comes from images or from a video file.
+"""A video to segment, as a lazy, bounded stream of frames, from image files or from a video file.
 
-Frames are decoded ahead by worker threads and handed out in order; only a handful exist at any time.
-A benchmark is a function that returns a list of `Video`: everything that can be checked without decoding the
-whole video is checked when the `Video` is made.
+Worker threads decode frames ahead, and they come out in order; only a handful exist at any time. A benchmark is a
+function that returns a list of `Video`: what can be checked without decoding the whole video is checked when the
+`Video` is made.
 """
 
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,21 +21,21 @@ import av
 import numpy as np
 from PIL import Image
 
+from datasets.frames import check_name
 from datasets.images import image_size, read_image, read_mask
 from util.errors import InputError
 
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 WORKERS = min(4, os.cpu_count() or 1)
 
 
 class VideoFrame(NamedTuple):
     """One frame at inference size h×w (short side at most ``size``), ready for the engine."""
 
-    name: str  # of the file it came from, without suffix: also the name of its result
+    name: str  # of its file, without suffix, and of its result
     image: np.ndarray  # h×w×3 uint8 RGB
     mask: np.ndarray | None  # h×w uint8 raw ids where this frame is annotated
-    needed: bool  # its result is to be written
-    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size; `image` itself where nothing was resized
+    needed: bool  # whether its result is to be written
+    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size; `image` itself if nothing was resized
 
 
 Job = Callable[[], VideoFrame | None]
@@ -45,25 +44,25 @@ ReadMask = Callable[[Path], np.ndarray]
 
 @dataclass(frozen=True)
 class Video:
-    """Iterating yields `VideoFrame`s; a damaged frame raises `InputError` when its turn comes."""
+    """Iteration yields `VideoFrame`s; a damaged frame raises `InputError` when its turn comes."""
 
     name: str
-    size: tuple[int, int]  # H, W of the results: the video's own size
-    num_frames: int  # an estimate for video files, 0 where even that is unknown
+    size: tuple[int, int]  # (H, W) of the video and of its results
+    num_frames: int  # an estimate for video files, 0 if even that is unknown
     outputs: tuple[str, ...] | None  # names of the frames that are needed; None: known only after decoding
-    fps: Fraction  # for previews
+    fps: Fraction  # of previews
     masks: tuple[Path, ...]  # the given masks
-    folder: Path  # of the frames, or of the video file
-    jobs: Callable[[], Iterator[Job]]  # one per frame; a job that returns None ends the video
-    workers: int
+    folder: Path  # that holds the frames, or the video file
+    jobs: Callable[[], Generator[Job, None, None]]  # one per frame; a job that returns None ends the video
+    workers: int  # threads that decode
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return _in_order(self.jobs(), self.workers, depth=self.workers + 3)
 
 
-def _in_order(jobs: Iterator[Job], workers: int, depth: int) -> Iterator[VideoFrame]:
+def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Iterator[VideoFrame]:
     """Run jobs in threads, at most ``depth`` of them ahead of the caller; yield their results in order."""
-    pending = deque()
+    pending: deque[Future[VideoFrame | None]] = deque()
     with closing(jobs), ThreadPoolExecutor(workers) as pool:
         try:
             for job in jobs:
@@ -75,13 +74,16 @@ def _in_order(jobs: Iterator[Job], workers: int, depth: int) -> Iterator[VideoFr
                     return
                 yield frame
             while pending:
-                yield pending.popleft().result()
+                frame = pending.popleft().result()
+                if frame is None:
+                    return
+                yield frame
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(h, w) with a short side of ``short_side`` pixels; smaller videos keep their (H, W)."""
+    """(h, w) with a shorter side of ``short_side`` pixels; smaller videos keep their (H, W)."""
     short = min(size)
     if short <= short_side:
         return size
@@ -96,7 +98,7 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
 
 
 def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at another size, nearest neighbour; an object that falls between the pixels keeps one."""
+    """A mask at another size, nearest neighbour; an object that would vanish keeps one pixel."""
     small = _resize(mask, size, Image.Resampling.NEAREST)
     for lost in np.setdiff1d(mask, small):
         y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
@@ -111,29 +113,8 @@ def _frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: boo
     return VideoFrame(name, _resize(original, small, Image.Resampling.BICUBIC), mask, needed, original)
 
 
-def _natural(path: Path) -> list:
-    """Sort key under which 2.jpg comes before 10.jpg."""
-    parts = re.split(r"([0-9]+)", path.stem)  # text and numbers in turn
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def list_frames(folder: Path) -> list[Path]:
-    """The images of a folder in the order of their numbers. Raises `InputError` if there is none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the frames of a video as .jpg or .png")
-    frames = [p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES and not p.name.startswith(".")]
-    if not frames:
-        raise InputError(f"{folder}: holds no frames; expected .jpg or .png files")
-    frames.sort(key=_natural)
-    stems = [p.stem for p in frames]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise InputError(f"{folder}: holds frame {twice} in two formats; expected one file per frame")
-    return frames
-
-
 def select(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> list[str]:
-    """The names that ``--videos`` asks for (None: all). Raises `InputError` for one that is not there."""
+    """Those of ``names`` that are ``wanted`` (None: all). Raises `InputError` for a wanted name that is not there."""
     names = list(names)
     for name in wanted or ():
         if name not in names:
@@ -142,7 +123,7 @@ def select(names: Iterable[str], wanted: Collection[str] | None, where: Path) ->
 
 
 def _check_masks(video: str, masks: Iterable[tuple[Path, str, tuple[int, int]]], read: ReadMask) -> None:
-    """Each (mask file, name of its frame, (H, W) of that frame) fits, and at least one holds an object."""
+    """Check that every (mask file, name of its frame, (H, W) of that frame) fits, and that one holds an object."""
     objects = False
     for path, frame, (height, width) in masks:
         mask = read(path)
@@ -167,8 +148,8 @@ def frames_video(
 ) -> Video:
     """A video of image files.
 
-    ``frames`` in order; ``masks``: frame name (file name without suffix) → mask file, at least one; ``read``
-    turns a mask file into H×W uint8 ids; ``needed``: names of the frames whose result is wanted (None: all).
+    ``frames``: in order. ``masks``: frame name (file name without suffix) → mask file, at least one. ``read`` turns a
+    mask file into H×W uint8 ids. ``needed``: names of the frames whose result is wanted (None: all).
     Raises `InputError` unless the first frame and every mask decode, fit each other and hold an object.
     """
     names = {p.stem for p in frames}
@@ -203,19 +184,20 @@ def frames_video(
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """H×W×3 uint8, turned upright where the file says so (phones store portrait video lying on its side)."""
+    """H×W×3 uint8, turned upright as the file says (phones store portrait videos as landscape)."""
     image = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
 def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
-    """A video file of any kind that FFmpeg reads; its results are named 00000, 00001, …
+    """A video file in any format that FFmpeg reads; its results are named 00000, 00001, …
 
     ``masks``: frame number, from 0 → mask file, at least one. Raises `InputError` unless the video opens, its
     first frame decodes and every mask fits it and holds an object.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a video")
+    name = check_name(path.stem, path)
     try:
         with av.open(str(path)) as container:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
@@ -231,7 +213,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     for index, mask in masks.items():
         if stated and index >= stated:
             raise InputError(f"--mask {index}:{mask}: {path} ends with frame {stated - 1}")
-    _check_masks(path.stem, ((mask, str(index), size) for index, mask in masks.items()), read_mask)
+    _check_masks(name, ((mask, str(index), size) for index, mask in masks.items()), read_mask)
 
     def load(index: int, frames: Iterator[av.VideoFrame]) -> VideoFrame | None:
         try:
@@ -242,7 +224,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             late = [i for i in masks if i >= index]
             if late:
                 raise InputError(f"--mask {late[0]}:{masks[late[0]]}: {path} ends with frame {index - 1}")
-            if index < 0.95 * stated:  # FFmpeg ends a file that was cut off without a word; headers may be off by a few
+            if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
                 raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
             return None
         image = _rgb(frame)
@@ -251,7 +233,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         mask = read_mask(masks[index]) if index in masks else None
         return _frame(f"{index:05d}", image, mask, True, short_side)
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Generator[Job, None, None]:
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "AUTO"
             frames = container.decode(video=0)
@@ -259,7 +241,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
                 yield partial(load, index, frames)
 
     return Video(
-        name=path.stem,
+        name=name,
         size=size,
         num_frames=stated or round(seconds * fps),
         outputs=None,
@@ -267,5 +249,5 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         masks=tuple(masks.values()),
         folder=path.parent,
         jobs=jobs,
-        workers=1,  # a decoder hands out its frames one after the other
+        workers=1,  # a decoder returns its frames one after the other
     )

@@ -1,4 +1,4 @@
-"""YouTube-VOS 2018 and 2019 as lists of videos: objects appear on any frame, meta.json says which frames are wanted."""
+"""YouTube-VOS 2018 and 2019 as lists of videos: objects enter on any frame, meta.json says which frames are wanted."""
 
 import json
 from collections.abc import Collection
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.frames import check_name, list_frames, natural_order
 from datasets.images import read_mask
-from datasets.video import Video, frames_video, list_frames, select
+from datasets.video import Video, frames_video, select
 from util.errors import InputError
 from util.parallel import parallel_map
 
@@ -21,12 +22,12 @@ def youtube_videos(
     output_all: bool = False,
     wanted: Collection[str] | None = None,
 ) -> list[Video]:
-    """The videos of ``root/<split>/meta.json``, or those of them that are ``wanted``.
+    """The videos of ``root/<split>/meta.json``; with ``wanted``, only these.
 
-    Frames: ``root/all_frames/<split>_all_frames/JPEGImages/<video>``, or with ``six_fps`` the annotated ones alone,
+    Frames: ``root/all_frames/<split>_all_frames/JPEGImages/<video>``, or with ``six_fps`` only every fifth,
     ``root/<split>/JPEGImages/<video>``. Masks: ``root/<split>/Annotations/<video>``; an object is given once, by the
     first file that holds it. A video begins with its first mask and, unless ``output_all``, ends with the last frame
-    that meta.json lists for any of its objects; those frames are needed, or with ``output_all`` all. Raises
+    that meta.json lists for any of its objects. The listed frames are needed, or with ``output_all`` all. Raises
     `InputError` for anything missing or faulty.
     """
     images = root / split / "JPEGImages" if six_fps else root / "all_frames" / f"{split}_all_frames" / "JPEGImages"
@@ -45,21 +46,29 @@ def youtube_videos(
 def read_meta(path: Path) -> dict[str, list[str]]:
     """{video: names of the frames wanted of it, in order} from a meta.json. Raises `InputError`."""
     try:
-        videos = json.loads(path.read_text())["videos"]
-        return {
-            name: sorted({frame for entry in video["objects"].values() for frame in entry["frames"]})
-            for name, video in sorted(videos.items())
-        }
+        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        wanted = {name: [entry["frames"] for entry in video["objects"].values()] for name, video in videos.items()}
+        if not all(isinstance(frames, list) for lists in wanted.values() for frames in lists):
+            raise TypeError("frames are not a list")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected YouTube-VOS's list of videos, objects and frames") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON of the form videos → objects → frames ({error!r})") from error
+    return {
+        check_name(name, path): sorted({check_name(frame, path) for frame in sum(lists, [])}, key=natural_order)
+        for name, lists in sorted(wanted.items())
+    }
 
 
 def _video(name: str, images: Path, annotations: Path, wanted: list[str], short_side: int, output_all: bool) -> Video:
     given = _first_masks(annotations)
-    begin, end = min([*given, *wanted]), max([*given, *wanted])
-    frames = [path for path in list_frames(images) if begin <= path.stem and (output_all or path.stem <= end)]
+    order = sorted([*given, *wanted], key=natural_order)
+    begin, end = natural_order(order[0]), natural_order(order[-1])
+    frames = [
+        path
+        for path in list_frames(images)
+        if begin <= natural_order(path.stem) and (output_all or natural_order(path.stem) <= end)
+    ]
     names = {path.stem for path in frames}
     if missing := [frame for frame in wanted if frame not in names]:
         raise InputError(f"{images / missing[0]}.jpg: no such frame, but meta.json asks for its mask")
@@ -74,9 +83,10 @@ def _video(name: str, images: Path, annotations: Path, wanted: list[str], short_
 
 
 def _first_masks(folder: Path) -> dict[str, list[int]]:
-    """{frame: ids that no earlier mask holds}, of the frames that have such ids."""
-    known, first = set(), {}
-    for path in sorted(folder.glob("[!.]*.png")):
+    """{frame: ids that no earlier mask holds}, for the frames that have such ids, in order."""
+    known: set[int] = set()
+    first: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("[!.]*.png"), key=lambda path: natural_order(path.stem)):
         if new := sorted(set(np.unique(read_mask(path)).tolist()) - known - {0}):
             first[path.stem] = new
             known.update(new)

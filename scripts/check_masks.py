@@ -19,8 +19,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.frames import list_frames
 from datasets.images import PALETTE, image_size, read_mask, write_mask
-from datasets.video import list_frames
 from util.errors import InputError, exit_on_input_error
 from util.parallel import parallel_map
 

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from datasets.frames import FRAME_SUFFIXES
 from datasets.images import write_image
-from datasets.video import FRAME_SUFFIXES, inference_size
+from datasets.video import inference_size
 from util.errors import InputError
 from util.files import write_bytes
 from util.parallel import parallel_map

@@ -1,9 +1,11 @@
-"""Palette, strict mask reading, atomic writing."""
+"""Images and masks on disk: strict reading, upright and reduced, atomic writing, the palette."""
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
 from datasets.images import PALETTE, draw_masks, image_size, read_image, read_mask, write_image, write_mask
 from util.errors import InputError
@@ -68,6 +70,11 @@ def supersampled(path):
     Image.fromarray(large).resize((80, 60), Image.Resampling.BOX).save(path)
 
 
+def resized_object_4(path):
+    """Ids 0 and 4, resized bilinearly: 1, 2 and 3 are what lies between them."""
+    Image.fromarray(two_discs(4, 4)).resize((200, 150), Image.Resampling.BILINEAR).save(path)
+
+
 def photo(path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(path)
 
@@ -90,11 +97,12 @@ def text(path):
     [
         (soft, "different ids found"),
         (soft_below_255, "different ids found"),
-        (supersampled, "different ids found"),
-        (photo, "RGB image; expected a mask"),
+        (supersampled, "different ids found .*scripts/check_masks.py"),
+        (resized_object_4, "4 different ids found .*scripts/check_masks.py"),
+        (photo, "RGB image; expected a mask.*scripts/check_masks.py"),
         (deep, "8-bit"),
-        (truncated, "truncated or damaged"),
-        (text, "expected JPEG or PNG"),
+        (truncated, "truncated, damaged"),
+        (text, "not an image .*expected a whole JPEG or PNG"),
         (lambda path: None, "no such file"),
     ],
 )
@@ -111,7 +119,7 @@ def test_truncated_jpeg_is_refused_although_its_header_reads(tmp_path):
     write_image(path, np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:2000])
     assert image_size(path) == (60, 80)
-    with pytest.raises(InputError, match="frame.jpg: image is truncated"):
+    with pytest.raises(InputError, match="frame.jpg: truncated"):
         read_image(path)
 
 
@@ -122,11 +130,12 @@ def test_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, monkeypatch
 
     write_mask(tmp_path / "m.png", two_discs(1, 2))
 
-    def disk_full(self, path, **options):
-        path.write_bytes(b"half a fi")
+    def disk_full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", disk_full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(InputError, match="No space left on device"):
         write_mask(tmp_path / "m.png", two_discs(3, 4))
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), two_discs(1, 2))
@@ -143,16 +152,56 @@ def test_overlay_tints_objects_and_leaves_the_rest(tmp_path):
     assert (image == 100).all()
 
 
-def test_photos_are_read_upright(tmp_path):
-    """A phone stores a portrait lying on its side, with a note; the mask was drawn on the upright picture."""
-    lying = np.zeros((40, 60, 3), np.uint8)
-    lying[:, :30] = 255
+def photo_with(path: Path, orientation: int, size: tuple[int, int] = (47, 61)) -> None:
+    """A smooth picture as a camera stores it, with a note on how it was held."""
+    picture = cv2.resize(np.random.default_rng(3).integers(0, 256, (4, 5, 3), np.uint8), size[::-1])
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(lying).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == (60, 40)
-    upright = read_image(tmp_path / "a.jpg")
-    assert upright.shape == (60, 40, 3) and upright[:25].min() > 200 and upright[35:].max() < 50
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(47, 61), (48, 64)])
+def test_photos_are_read_upright_whole_and_reduced(tmp_path, suffix, orientation, size):
+    path = tmp_path / f"a.{suffix}"
+    photo_with(path, orientation, size)
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    assert image_size(path) == expected.shape[:2]
+    assert np.array_equal(read_image(path), expected)
+    for shrink in (2, 4, 8):
+        reduced = read_image(path, shrink, expected.shape[:2])
+        height, width = (-(-side // shrink) for side in expected.shape[:2])
+        assert reduced.shape == (height, width, 3)
+        whole = cv2.resize(reduced, None, fx=shrink, fy=shrink)[: expected.shape[0], : expected.shape[1]]
+        assert np.abs(whole.astype(int) - expected).mean() < 2 * shrink
+    with pytest.raises(InputError, match=f"a.{suffix}: is .* pixels; expected 5×9"):
+        read_image(path, 2, (9, 5))
+
+
+def test_damaged_exif_data_do_not_spoil_a_photo(tmp_path):
+    photo_with(tmp_path / "a.jpg", 6)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data.replace(b"Exif\0\0", b"Exif\0\0garbage", 1)[: len(data)] + b"\xff\xd9")
+    assert image_size(tmp_path / "a.jpg") == (47, 61) and read_image(tmp_path / "a.jpg").shape == (47, 61, 3)
+
+
+def test_sizes_are_read_from_the_header_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_image(path, np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+        assert image_size(path) == (90, 120)
+    with pytest.raises(InputError, match="a.png: truncated"):
+        read_image(path)
+    for size in (0, 5, 20):
+        path.write_bytes(whole[:size])
+        for read in (image_size, read_image, read_mask):
+            with pytest.raises(InputError, match="a.png: truncated"):
+                read(path)
 
 
 def test_soft_edges_of_few_ids_are_refused_and_small_objects_are_not(tmp_path):
@@ -168,3 +217,11 @@ def test_soft_edges_of_few_ids_are_refused_and_small_objects_are_not(tmp_path):
         small[5 + 6 * i, 60] = 40 + i
     write_mask(tmp_path / "small.png", small)
     assert np.array_equal(read_mask(tmp_path / "small.png"), small)
+
+
+def test_few_thin_objects_beside_a_large_one_are_not_soft_edges(tmp_path):
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:40, 10:40] = 4
+    mask[15:25, 40], mask[9, 12:30], mask[30:35, 8:10] = 1, 2, 3
+    write_mask(tmp_path / "m.png", mask)
+    assert np.array_equal(read_mask(tmp_path / "m.png"), mask)

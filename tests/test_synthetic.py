@@ -97,8 +97,8 @@ def test_arguments_that_do_not_fit(wrong):
 def test_training_clips(max_objects):
     dataset = SyntheticClips(40, size=96, max_objects=max_objects)
     assert len(dataset) == 40
-    clips = [dataset.sample(i, np.random.default_rng((0, 2, i)), progress=0.5) for i in range(6)]
-    again = dataset.sample(17, np.random.default_rng((0, 2, 3)), progress=0.5)
+    clips = [dataset.sample(i, np.random.default_rng((0, 2, i)), progress=0.5).unpack("cpu") for i in range(6)]
+    again = dataset.sample(17, np.random.default_rng((0, 2, 3)), progress=0.5).unpack("cpu")
     assert torch.equal(again.frames, clips[3].frames)
     assert torch.equal(again.masks, clips[3].masks)
     batch = default_collate(clips)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.clip import Clip, make_clip
+from datasets.clip import PackedClip, pack_clip
 from inference_memory_bank import make_memory
 from model.losses import compute_losses
 from model.network import Network, NetworkConfig
@@ -79,8 +79,10 @@ def test_two_clips_are_learned(preset):
     clips = []
     for seed in range(2):
         frames, ids = discs(seed, 3)
-        clips.append(make_clip((frames.transpose(0, 3, 1, 2) / 255).astype(np.float32), ids, [1, 2], 2, ""))
-    clip = Clip(*(torch.stack(part) for part in zip(*[clip[:3] for clip in clips], strict=True)), "")
+        clips.append(pack_clip(list(frames), ids, [1, 2], 2, ""))
+    clip = PackedClip(*(torch.stack(part) for part in zip(*[clip[:3] for clip in clips], strict=True)), "").unpack(
+        "cpu"
+    )
     torch.manual_seed(0)
     network = Network(NetworkConfig.preset(preset, **TINY)).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

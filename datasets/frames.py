@@ -1,0 +1,73 @@
+"""Names of videos and frames: in which order they are, and which are accepted."""
+
+import os
+import re
+from pathlib import Path
+
+from util.errors import InputError
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural_order(name: str) -> tuple[list, str]:
+    """Sort key for names of frames, without suffix: numbers compare by value, so that ``9`` comes before ``10``.
+
+    The order is total: of ``1`` and ``01``, which are the same number, ``01`` comes first.
+    """
+    pieces = _DIGITS.split(name)  # text and digits alternate
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
+
+
+def frame_files(folder: Path) -> list[str]:
+    """File names of the images in a folder, in natural order; empty if there are none, or no folder.
+
+    Raises `InputError` if two files differ in their suffix only.
+    """
+    files = next(os.walk(folder), ("", [], []))[2]  # strings: ten million `Path` objects for BL30K would take minutes
+    suffixes = {}
+    for file in files:
+        stem, dot, suffix = file.rpartition(".")
+        if (dot + suffix).lower() in FRAME_SUFFIXES and not file.startswith("."):
+            if stem in suffixes:
+                raise InputError(f"{folder}: holds frame {stem} in two formats; expected one file per frame")
+            suffixes[stem] = dot + suffix
+    return [stem + suffixes[stem] for stem in sorted(suffixes, key=natural_order)]
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """The images of a folder in natural order. Raises `InputError` if there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected the frames of a video as .jpg or .png")
+    frames = [folder / file for file in frame_files(folder)]
+    if not frames:
+        raise InputError(f"{folder}: holds no frames; expected .jpg or .png files")
+    return frames
+
+
+def check_name(name: object, source: Path) -> str:
+    """Return the name of a video or frame that comes from the file ``source``.
+
+    Raises `InputError` unless it is a plain name: files are read and written under it.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{source}: holds {str(name)[:60]!r} where the name of a video or frame is expected")
+    unsafe = not name.strip() or name.startswith(".") or any(c in "/\\\ufffd" or c < " " for c in name)
+    if unsafe or Path(name).name != name:  # the latter also refuses drive letters on Windows
+        raise InputError(f"{source}: holds the name {name[:60]!r}; expected the name of a video or frame, not a path")
+    return name
+
+
+def read_names(path: Path) -> list[str]:
+    """The names in a text file, one per line; blank lines and repetitions are skipped.
+
+    Raises `InputError` if the file is missing, holds no names, or is not such a list.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected names of videos, one per line") from None
+    names = list(dict.fromkeys(check_name(line.strip(), path) for line in lines if line.strip()))
+    if not names:
+        raise InputError(f"{path}: the list is empty; expected names of videos, one per line")
+    return names
