@@ -22,8 +22,9 @@ from datasets.clip import Clip
 from datasets.images import draw_masks
 from datasets.loader import build_dataset, build_loader, parse_extra, worker_errors
 from inference_memory_bank import make_memory
+from model.config import NetworkConfig, preset_settings
 from model.losses import compute_losses, hard_fraction
-from model.network import Network, NetworkConfig, Prediction, load_weights, preset_settings, save_network
+from model.network import Network, Prediction, load_weights, save_network
 from model.weights import FORMAT, read_network_file, read_torch_file, write_network_file
 from training.config import TrainConfig, complete, parse_config
 from training.logger import NullLogger, TrainLogger, log, setup_console

@@ -18,8 +18,9 @@ from PIL import Image
 
 from datasets.clip import Clip, make_clip
 from inference_memory_bank import make_memory
+from model.config import NetworkConfig
 from model.losses import compute_losses
-from model.network import Network, NetworkConfig
+from model.network import Network
 from model.weights import write_torch_file
 from tests.conftest import TINY
 from tests.scenes import discs, write_davis_2016, write_static
