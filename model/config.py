@@ -21,10 +21,7 @@ MAX_CHANNELS = 4096
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything needed to rebuild a network; stored in every checkpoint. Each field is a flag of ``train.py``.
-
-    Raises `InputError` for values of another type and for channels outside 1 to `MAX_CHANNELS`.
-    """
+    """Everything needed to rebuild a network; stored in every checkpoint."""
 
     backbone: BackboneName = "resnet50"
     """Key encoder; the widths of its features follow."""
@@ -52,6 +49,7 @@ class NetworkConfig:
     """Update rule of the global context memory."""
 
     def __post_init__(self) -> None:
+        """Raises `InputError` for values of another type and for channels outside 1 to `MAX_CHANNELS`."""
         check_types(self)
         for name in ("key_dim", "value_dim", "decoder_dim"):
             if not 1 <= getattr(self, name) <= MAX_CHANNELS:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from model.network import Prediction
 
+
 def hard_fraction(iteration: int, start_warm: int, end_warm: int, final: float = 0.15) -> float:
     """Fraction of the hardest pixels that enter the cross-entropy: 1, then linear from 1 to ``final``, then that."""
     if iteration < start_warm:
