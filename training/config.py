@@ -214,6 +214,7 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(
         OmitArgPrefixes[TrainConfig],
+        prog="train.py",
         description=DESCRIPTION,
         args=arguments,
         default=_default(first),
