@@ -48,7 +48,7 @@ class Recipe:
     weight_decay: float = 1e-7
     """Weight decay."""
     ema: float = 0.0
-    """Decay of averaged weights, such as 0.999, which are validated and published; 0: no average."""
+    """Decay of averaged weights, such as 0.999, which <id>_<iteration>.pth and <id>_best.pth then hold; 0: none."""
     start_warm: int = 3000
     """Iteration from which on easy pixels leave the cross-entropy."""
     end_warm: int = 10_000
@@ -84,7 +84,7 @@ class Validation:
     val_videos: str = ""
     """Only these videos, separated by commas; empty: all of a folder, the official validation split of DAVIS."""
     val_every: int = 0
-    """Iterations between validations; <id>_best.pth keeps the weights with the best J&F."""
+    """Iterations between validations; <id>_best.pth holds the weights with the best J&F so far."""
     val_size: int = 480
     """Shorter side at which the videos are segmented, in pixels."""
 

@@ -14,7 +14,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network
 from model.optimized import optimized_copy
-from scoring.folders import NOWHERE, read_objects
+from scoring.folders import read_objects
 from scoring.metrics import score_masks
 from training.config import Validation
 from util.distributed import gather, rank, world_size
@@ -113,7 +113,7 @@ def validate(
 
 @torch.inference_mode()
 def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device) -> np.ndarray:
-    """Means of J and F over the scored frames: objects×2 float64.
+    """Means of J and F over the scored frames of each object: objects×2 float64 in [0, 1].
 
     An object is scored from the frame after its first to the last but one of the video.
     """
@@ -131,6 +131,6 @@ def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device)
         found = score_masks(read_objects(held_out.truth[frame.name]), ids)
         for object_id, first in held_out.first.items():
             if first < stems.index(frame.name):
-                score = found.get(object_id, NOWHERE)
-                scores[object_id].append((score.j, score.f))
+                score = found.get(object_id)
+                scores[object_id].append((score.j, score.f) if score else (1.0, 1.0))  # in neither mask
     return np.array([np.mean(values, axis=0) for values in scores.values() if values]).reshape(-1, 2)

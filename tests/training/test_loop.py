@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import train
-from datasets.clip import Clip, make_clip
+from datasets.clip import Clip
 from inference_memory_bank import make_memory
 from model.config import NetworkConfig
 from model.losses import compute_losses
@@ -35,12 +35,9 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("preset", ["gsfm", "gc"])
 def test_two_clips_are_learned(preset):
-    clips = []
-    for seed in range(2):
-        frames, ids = discs(seed, 3)
-        clips.append(make_clip((frames.transpose(0, 3, 1, 2) / 255).astype(np.float32), ids, [1, 2], 2, ""))
-    frames, masks, valid = (torch.stack(part) for part in list(zip(*clips, strict=True))[:3])
-    clip = Clip(frames, masks, valid, "")
+    images, ids = (torch.from_numpy(np.stack(arrays)) for arrays in zip(discs(0, 3), discs(1, 3), strict=True))
+    masks = torch.stack([ids == 1, ids == 2], dim=2).float()
+    clip = Clip(images.permute(0, 1, 4, 2, 3) / 255, masks, torch.ones(2, 2), "")
     torch.manual_seed(0)
     network = Network(NetworkConfig.preset(preset, **TINY)).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

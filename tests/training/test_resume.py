@@ -1,6 +1,7 @@
 """Resuming: the same bits as without a stop, a changed recipe, generators, memory, and files that do not fit."""
 
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,19 +51,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("processes, inside", [(1, True), (2, False)])
-def test_resume_is_exact(call, data, tmp_path, processes, inside):
+def test_resume_is_exact(run, call, data, tmp_path, processes, inside):
     """6 iterations without a stop, and 6 with a SIGKILL at the second checkpoint and a resume, give the same bits."""
     launcher = {1: [], 2: TORCHRUN}[processes]
     flags = ["--stage", "3", "--checkpoint_every", "2", "--save_every", "2", "--num_workers", str(2 * (processes - 1))]
     flags += ["--schedule", "cosine", "--warm_up", "4", "--ema", "0.9", "-i", "6"]
     flags += ["--val_root", data / "DAVIS", "--val_videos", "bear,bus", "--val_every", "3", "--val_size", "48"]
-    call("--id", "straight", *flags, *NETWORK, launcher=launcher)
+    train_all = partial(call, launcher=launcher) if launcher else run
+    train_all("--id", "straight", *flags, *NETWORK)
     (tmp_path / "killer.py").write_text(KILLER.format(inside=inside))
     program = [tmp_path / "killer.py"]
     assert call("--id", "killed", *flags, *NETWORK, launcher=launcher, program=program, check=False).returncode != 0
     path = tmp_path / "killed/killed_checkpoint.pth"
     assert read_checkpoint(path)["train"]["iteration"] == (2 if inside else 4)
-    call("--id", "killed", "--stage", "3", "--load_model", path, launcher=launcher)
+    train_all("--id", "killed", "--stage", "3", "--load_model", path)
     for name in ("6", "best", "checkpoint"):
         assert_same_weights(tmp_path / f"straight/straight_{name}.pth", tmp_path / f"killed/killed_{name}.pth")
     straight, killed = (read_checkpoint(tmp_path / f"{run}/{run}_checkpoint.pth") for run in ("straight", "killed"))
