@@ -101,9 +101,10 @@ def test_settings_reach_the_loss(run, monkeypatch):
     assert used == [(1.0, 0.05, 0.0), *[(fraction, 0.3, 2.0) for fraction in (1.0, 1.0, 0.75, 0.5, 0.5)]]
 
 
-def test_processes_add_up_to_one(run, call, tmp_path):
-    """4 clips in one pass, in two processes, in two backward passes, and in two of each: the same gradients."""
-    flags = ["--stage", "0", "-i", "1", *NETWORK, "--global_batch_size", "4"]
+def test_processes_add_up_to_one(run, call, data, tmp_path):
+    """4 clips in one pass, in two processes, in two backward passes, and in two of each: the same gradients and scores."""
+    flags = ["--stage", "0", "-i", "1", *NETWORK, "--global_batch_size", "4", "--lr", "0"]
+    flags += ["--val_root", data / "DAVIS", "--val_videos", "bear,bus", "--val_every", "1", "--val_size", "48"]
     run("--id", "one", *flags)
     run("--id", "passes", *flags, "--accumulate", "2")
     call("--id", "processes", *flags, launcher=TORCHRUN)
@@ -114,6 +115,8 @@ def test_processes_add_up_to_one(run, call, tmp_path):
         # After one step Adam's first moment is the gradient times 0.1.
         moments[name] = [state["exp_avg"] for state in contents["optimizer"]["state"].values()]
         assert contents["position"] == 4
+    logs = [read_log(tmp_path / name / f"{name}_log.jsonl")[-1] for name in moments]
+    assert [log["val_jf"] for log in logs] == pytest.approx([logs[0]["val_jf"]] * 4, abs=1e-9)
     size = max(one.norm() for one in moments["one"])
     for name in ("passes", "processes", "both"):
         for ours, one in zip(moments[name], moments["one"], strict=True):
