@@ -102,7 +102,7 @@ def test_settings_reach_the_loss(run, monkeypatch):
 
 
 def test_processes_add_up_to_one(run, call, data, tmp_path):
-    """4 clips in one pass, in two processes, in two backward passes, and in two of each: the same gradients and scores."""
+    """4 clips in one pass, two processes, two backward passes, or two of each: the same gradients and scores."""
     flags = ["--stage", "0", "-i", "1", *NETWORK, "--global_batch_size", "4", "--lr", "0"]
     flags += ["--val_root", data / "DAVIS", "--val_videos", "bear,bus", "--val_every", "1", "--val_size", "48"]
     run("--id", "one", *flags)
