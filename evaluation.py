@@ -27,7 +27,8 @@ from datasets.images import write_mask
 from datasets.video import Video
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.network import MEMORIES, load_network
+from model.config import MEMORIES
+from model.network import load_network
 from model.optimized import optimized_copy
 from results.overlay import overlay_writer
 from results.records import VideoResults, WriteBehind

@@ -24,7 +24,7 @@ def make_memory(config, top_k: int | None = None, max_frames: int | None = None,
     """The memory that a network's config names: the only place that knows the kinds apart.
 
     Args:
-        config: has ``memory``, ``gc_norm`` and ``gc_update`` (`model.network.NetworkConfig`).
+        config: has ``memory``, ``gc_norm`` and ``gc_update`` (`model.config.NetworkConfig`).
         top_k: positions per query that enter the softmax of the space-time memory; None: all (training).
         max_frames: bound of the space-time memory, see `SpaceTimeMemory`.
         reserve: number of frames expected, so that buffers are allocated once.

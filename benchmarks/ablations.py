@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.davis import SPLITS, davis_names
 from scoring.folders import score_folders
-from training.config import TrainConfig, complete, parse_config
+from training.config import TrainConfig, parse_config
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
 from util.parallel import cpu_count
@@ -106,7 +106,7 @@ def without(flags: list[str], name: str) -> list[str]:
 def files(config: TrainConfig) -> tuple[Path, Path]:
     """Where a run leaves its last weights and its checkpoint."""
     folder = config.saves / config.id
-    return folder / f"{config.id}_{config.iterations}.pth", folder / f"{config.id}_checkpoint.pth"
+    return folder / f"{config.id}_{config.recipe.iterations}.pth", folder / f"{config.id}_checkpoint.pth"
 
 
 def begun(config: TrainConfig) -> bool:
@@ -116,11 +116,8 @@ def begun(config: TrainConfig) -> bool:
 
 def settings(name: str, flags: list[str]) -> TrainConfig:
     """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
-    config, given = parse_config(["--id", name, *flags])
-    config = complete(config, given, None, 1)
-    if config.load_network and not begun(config) and not config.load_network.is_file():
-        raise InputError(f"{config.load_network}: no such file; expected the weights that {name} is to start from")
-    return config
+    config = parse_config(["--id", name, *without(flags, "--load_network")])
+    return config if begun(config) else parse_config(["--id", name, *flags])
 
 
 def table(results: dict[str, dict[int, dict[str, float]]]) -> str:

@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.davis import SPLITS, davis_videos
 from evaluation import evaluate, report
 from inference_memory_bank import SpaceTimeMemory
+from model.config import NetworkConfig
 from model.encoders import BACKBONE_DIMS
-from model.network import FrameFeatures, Network, NetworkConfig
+from model.network import FrameFeatures, Network
 from model.optimized import optimized_copy
 from util.device import DEVICES, pick_device
 from util.errors import InputError, exit_on_input_error

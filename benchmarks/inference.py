@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.network import PRESETS, Network, NetworkConfig
+from model.config import PRESETS, NetworkConfig
+from model.network import Network
 from model.optimized import optimized_copy
 from model.tensor import pad_to_multiple
 from tests.naive import DenseMemory, NaiveNetwork, naive_copy

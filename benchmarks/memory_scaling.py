@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.network import Network, NetworkConfig
+from model.config import NetworkConfig
+from model.network import Network
 from model.optimized import optimized_copy
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import exit_on_input_error

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.inference import busy_clock
 from inference_memory_bank import make_memory
+from model.config import PRESETS, NetworkConfig
 from model.losses import compute_losses
-from model.network import PRESETS, Network, NetworkConfig
+from model.network import Network
 from util.device import DEVICES, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from util.errors import InputError
 
 MOST_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
-
 MOST_DEFORM = 4  # ±80° of rotation, ±40° of shear
 
 
@@ -23,7 +22,7 @@ class ExtraData(NamedTuple):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a run trains on and how a clip is cut from it. Each field is a flag of ``train.py``."""
+    """What a run trains on, and how a clip is cut from it."""
 
     static_root: Path = Path("data/static")
     """Static image sets, one folder each."""

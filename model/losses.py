@@ -8,21 +8,23 @@ import torch.nn.functional as F
 
 from model.network import Prediction
 
-# Fraction of the pixels that counts at the end of the warm-up.
-HARDEST_FRACTION = 0.15
 
-
-def hard_fraction(iteration: int, start_warm: int, end_warm: int) -> float:
-    """Fraction of the hardest pixels that enter the cross-entropy: 1, then linear from 1 to 0.15, then 0.15."""
+def hard_fraction(iteration: int, start_warm: int, end_warm: int, final: float = 0.15) -> float:
+    """Fraction of the hardest pixels that enter the cross-entropy: 1, then linear from 1 to ``final``, then that."""
     if iteration < start_warm:
         return 1.0
     if iteration > end_warm:
-        return HARDEST_FRACTION
-    return HARDEST_FRACTION + (1 - HARDEST_FRACTION) * (end_warm - iteration) / max(end_warm - start_warm, 1)
+        return final
+    return final + (1 - final) * (end_warm - iteration) / max(end_warm - start_warm, 1)
 
 
 def compute_losses(
-    prediction: Prediction, masks: torch.Tensor, valid: torch.Tensor, fraction: float, boundary_weight: float
+    prediction: Prediction,
+    masks: torch.Tensor,
+    valid: torch.Tensor,
+    fraction: float,
+    boundary_weight: float,
+    dice_weight: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """Named terms, weighted: their sum is the loss. Mean over the batch, sum over the predicted frames.
 
@@ -32,11 +34,14 @@ def compute_losses(
         valid: B×K, 0 for objects that a clip does not have: they enter no term.
         fraction: of the hardest pixels, see `hard_fraction`.
         boundary_weight: weight of the boundary loss.
+        dice_weight: weight of the Dice loss of the masks; 0 leaves it out, as published.
     """
     losses = {"ce": bootstrapped_cross_entropy(prediction.logits, masks, valid, fraction).mean(0).sum()}
     if prediction.boundary is not None:
         boundary = boundary_loss(prediction.boundary, masks, valid)
         losses["boundary"] = boundary_weight * boundary.mean(0).sum()
+    if dice_weight:
+        losses["dice"] = dice_weight * mask_dice(prediction.logits, masks, valid).mean(0).sum()
     return losses
 
 
@@ -66,6 +71,15 @@ def boundary_loss(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor
     dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + target.sum((3, 4)) + 1)
     weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
     return ((cross_entropy + dice) * weights).sum(2)
+
+
+def mask_dice(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Dice loss of the objects' probabilities: B×(T−1)×(K+1)×H×W logits → B×(T−1), mean over a clip's objects."""
+    probability = torch.softmax(logits, dim=2)[:, :, 1:]
+    overlap = (probability * masks).sum((3, 4))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + masks.sum((3, 4)) + 1)
+    weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
+    return (dice * weights).sum(2)
 
 
 def mask_boundary(masks: torch.Tensor) -> torch.Tensor:

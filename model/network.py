@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,97 +16,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from model.config import NetworkConfig
 from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
-from model.spectral import FILTERS, SPECTRA, SpectralFilter
+from model.spectral import SpectralFilter
 from model.tensor import soft_aggregate
 from model.weights import extend_input_channels, read_network_file, write_network_file
 from util.errors import InputError
-
-EXPECTED = {"bool": "true or false", "int": "a whole number from 1 on"}
-MEMORIES = ("space_time", "global_context")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything needed to rebuild a network; stored in every checkpoint.
-
-    Attributes:
-        backbone: key encoder, ``resnet50`` or ``resnet18``; the widths of its features follow.
-        lfm: Low-Frequency Module on f16 (GSFM section 3.3).
-        hfm: boundary branch with the High-Frequency Module in the decoder (GSFM section 3.4).
-        spectrum: ``half`` or ``hermitian`` (see `model.spectral`); the latter for weights trained on a full ``fft2``.
-        filter: ``bins`` (the paper's) or ``relative`` (the same filter at every size).
-        memory: ``space_time`` (STCN) or ``global_context`` (ECCV 2020).
-        key_dim, value_dim: channels of memory keys and values.
-        decoder_dim: channels of the decoder at 1/4 and 1/8.
-        single_object: stage 0: the value encoder sees one mask; else also the sum of the other objects' masks.
-        gc_norm, gc_update: normalisation and update rule of the global context memory.
-    """
-
-    backbone: str = "resnet50"
-    lfm: bool = True
-    hfm: bool = True
-    spectrum: str = "half"
-    filter: str = "bins"
-    memory: str = "space_time"
-    key_dim: int = 64
-    value_dim: int = 512
-    decoder_dim: int = 256
-    single_object: bool = False
-    gc_norm: str = "softmax"
-    gc_update: str = "mean"
-
-    def __post_init__(self):
-        for name, kind in {"bool": bool, "int": int}.items():
-            for field in dataclasses.fields(self):
-                value = getattr(self, field.name)
-                if field.type == name and (type(value) is not kind or (kind is int and value < 1)):
-                    raise InputError(f"network setting {field.name}={value!r}: expected {EXPECTED[name]}")
-        choices = {
-            "backbone": tuple(BACKBONE_DIMS),
-            "spectrum": SPECTRA,
-            "filter": FILTERS,
-            "memory": MEMORIES,
-            "gc_norm": ("softmax", "mean"),
-            "gc_update": ("mean", "anchored"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"network setting {name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
-                )
-
-    @classmethod
-    def preset(cls, name: str, **overrides) -> NetworkConfig:
-        """One of `PRESETS`, with any field overridden. Raises `InputError` for another name."""
-        return cls(**(preset_settings(name) | overrides))
-
-    @classmethod
-    def from_file(cls, settings: dict[str, object], path: Path) -> NetworkConfig:
-        """The settings stored in ``path``. Raises `InputError` for some that this version does not know."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(settings) - known):
-            raise InputError(f"{path}: the network has settings unknown to this version: {', '.join(unknown)}")
-        return cls(**settings)
-
-
-PRESETS = {
-    "gsfm": {"lfm": True, "hfm": True, "memory": "space_time", "key_dim": 64},
-    "stcn": {"lfm": False, "hfm": False, "memory": "space_time", "key_dim": 64},
-    "gsfm-small": {
-        **{"lfm": True, "hfm": True, "memory": "space_time", "key_dim": 64},
-        **{"backbone": "resnet18", "value_dim": 96, "decoder_dim": 80},
-    },
-    "gc": {"lfm": False, "hfm": False, "memory": "global_context", "key_dim": 128},
-}
-
-
-def preset_settings(name: str) -> dict[str, object]:
-    """The `NetworkConfig` fields that make a preset. Raises `InputError` for an unknown name."""
-    if name not in PRESETS:
-        raise InputError(f"model {name!r}: expected one of {', '.join(PRESETS)}")
-    return dict(PRESETS[name])
 
 
 class FrameFeatures(NamedTuple):

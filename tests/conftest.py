@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from model.network import Network, NetworkConfig
+from model.config import NetworkConfig
+from model.network import Network
 
 TINY = {"backbone": "resnet18", "key_dim": 16, "value_dim": 32, "decoder_dim": 16}
 

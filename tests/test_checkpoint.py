@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from model.network import Network, NetworkConfig, load_network, load_weights, save_network
+from model.config import NetworkConfig
+from model.network import Network, load_network, load_weights, save_network
 from model.weights import read_network_file, write_torch_file
 from scripts.convert_checkpoint import main as convert
 from tests.reference import state_dict, stored_json

@@ -26,7 +26,8 @@ from datasets.images import PALETTE, read_image, read_mask, write_image, write_m
 from datasets.video import WORKERS
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.network import Network, NetworkConfig, save_network
+from model.config import NetworkConfig
+from model.network import Network, save_network
 from results.records import WRITE_BEHIND
 from util.errors import InputError
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from inference_memory_bank import make_memory
+from model.config import NetworkConfig
 from model.losses import compute_losses, hard_fraction
-from model.network import Network, NetworkConfig, Prediction
+from model.network import Network, Prediction
 from model.weights import REFERENCE_NAMES, _rename, read_network_file
 from tests.reference import FIXTURES, randn, state_dict, synth_clip
 

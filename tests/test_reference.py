@@ -10,7 +10,8 @@ import torch
 
 from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, make_memory
-from model.network import FrameFeatures, Network, NetworkConfig, load_network
+from model.config import NetworkConfig
+from model.network import FrameFeatures, Network, load_network
 from model.spectral import SpectralFilter
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 from model.weights import read_network_file

@@ -1,11 +1,12 @@
-"""Records of a training run: console, ``<id>_log.jsonl`` and TensorBoard.
+"""Records of a training run: the numbers of each interval, console, ``<id>_log.jsonl`` and TensorBoard.
 
-Only rank 0 writes; the others get a `NullLogger`.
+All processes count in a `Meter`; only rank 0 writes, the others get a `NullLogger`.
 """
 
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,9 +15,16 @@ from typing import Any
 
 import numpy as np
 import progressbar
+import torch
 
+from datasets.clip import Clip
+from datasets.images import draw_masks
+from model.network import Prediction
+from util.device import peak_memory
+from util.distributed import sum_over_processes, world_size
 from util.errors import InputError
 from util.files import atomic_path
+from util.repository import commit_hash
 
 log = logging.getLogger("train")
 
@@ -31,10 +39,83 @@ def setup_console(verbose: bool) -> None:
     )
 
 
-class TrainLogger:
-    """Writes to ``folder``; ``total`` iterations make the progress bar, ``start`` are done already.
+class Meter:
+    """Collects an interval's numbers on the device; one reduction and one synchronisation when it is flushed.
 
-    A context manager: closes its files at the end. Methods raise `InputError` when the disk is full.
+    Time counts from the first batch after a flush: saving and validation are not in the seconds of an iteration.
+    """
+
+    def __init__(self, device: torch.device, accumulate: int):
+        self.device, self.accumulate = device, accumulate
+        self._clear()
+
+    def _clear(self) -> None:
+        self.names: list[str] = []
+        self.rows: list[torch.Tensor] = []
+        self.data_seconds = 0.0
+        self.began: float | None = None
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around the wait for a batch."""
+        start = time.perf_counter()
+        self.began = self.began or start
+        yield
+        self.data_seconds += time.perf_counter() - start
+
+    def add(self, losses: dict[str, torch.Tensor], prediction: Prediction, clip: Clip) -> None:
+        """One backward pass: its losses, and the IoU of its predictions."""
+        self.names = list(losses)
+        self.rows.append(torch.stack([*(loss.detach() for loss in losses.values()), *overlap(prediction, clip)]))
+
+    def flush(self, iteration: int) -> dict[str, float]:
+        """Means since the last flush. Raises `InputError` with the terms of the first loss that was not finite."""
+        rows = sum_over_processes(torch.stack(self.rows)).cpu()
+        losses = rows[:, : len(self.names)] / world_size()
+        bad = (~losses.isfinite().all(1)).nonzero()
+        if len(bad):
+            first = int(bad[0, 0])
+            at = iteration - (len(rows) - 1 - first) // self.accumulate
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, losses[first], strict=True))
+            raise InputError(
+                f"the loss is not finite ({terms}) at iteration {at}; "
+                f"nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
+            )
+        intersection, union = rows[:, -2:].sum(0).tolist()
+        seconds = time.perf_counter() - (self.began or time.perf_counter())
+        terms_mean = dict(zip(self.names, losses.mean(0).tolist(), strict=True))
+        values = {"loss": sum(terms_mean.values()), **terms_mean, "iou": intersection / max(union, 1)}
+        iterations = len(rows) / self.accumulate
+        values |= {"seconds": seconds / iterations, "data_seconds": self.data_seconds / iterations}
+        self._clear()
+        return values | {"peak_gib": peak_memory(self.device)}
+
+
+@torch.no_grad()
+def overlap(prediction: Prediction, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels in the intersection and in the union of predicted and true masks, over all objects and frames."""
+    predicted = torch.softmax(prediction.logits, dim=2)[:, :, 1:] > 0.5
+    true = clip.masks[:, 1:] > 0.5
+    return (predicted & true).sum().float(), (predicted | true).sum().float()
+
+
+def picture(clip: Clip, prediction: Prediction) -> np.ndarray:
+    """The first clip of the batch, H×W×3 uint8: a row per predicted frame, with frame, truth and prediction."""
+    number = torch.arange(1, clip.masks.shape[2] + 1, device=clip.masks.device).view(-1, 1, 1)
+    true = (clip.masks[0, 1:] * number).sum(1).byte().cpu().numpy()
+    predicted = prediction.logits[0].detach().argmax(1).byte().cpu().numpy()
+    frames = (clip.frames[0, 1:].permute(0, 2, 3, 1) * 255).byte().cpu().numpy()
+    rows = [
+        np.concatenate([frame, draw_masks(frame, t), draw_masks(frame, p)], axis=1)
+        for frame, t, p in zip(frames, true, predicted, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
+class TrainLogger:
+    """Writes to ``folder``; ``total`` iterations make the progress bar, ``start`` of them were done before.
+
+    A context manager: closes its files at the end. Raises `InputError` when they cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, start: int, total: int):
@@ -42,9 +123,12 @@ class TrainLogger:
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
         path = folder / f"{name}_log.jsonl"
-        _drop_undone(path, start)
-        self.file = path.open("a", buffering=1)
-        self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
+        try:
+            _drop_undone(path, start)
+            self.file = path.open("a", buffering=1)
+            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
+        except OSError as error:
+            raise InputError(f"{folder}: records cannot be written ({error.strerror or error})") from error
         self.total = total
         widgets = [progressbar.Counter(), f"/{total} ", progressbar.Bar(), " ", progressbar.ETA()]
         self.bar = progressbar.ProgressBar(min_value=start, max_value=total, widgets=widgets, fd=sys.stderr)
@@ -53,18 +137,19 @@ class TrainLogger:
             self.bar.start()
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """The resolved settings of the run, and where its code stands."""
+        """The settings of the run; the commit of its code goes with them."""
         values = dict(values) | {"commit": commit_hash()}
         with self._writing():
             self.file.write(json.dumps({"config": values}) + "\n")
             self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """One entry: named numbers at an iteration."""
+        """One entry: named numbers at an iteration; TensorBoard shows ``val_*`` in a group of their own."""
         with self._writing():
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
             for name, value in values.items():
-                self.tensorboard.add_scalar(f"train/{name}", value, iteration)
+                tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
+                self.tensorboard.add_scalar(tag, value, iteration)
         log.info(
             "it %d/%d  %s", iteration, self.total, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )
@@ -98,7 +183,7 @@ class TrainLogger:
 
 
 class NullLogger:
-    """What the other ranks get: takes everything, writes nothing."""
+    """What the other ranks get: accepts everything, writes nothing."""
 
     def config(self, values: Mapping[str, Any]) -> None: ...
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None: ...
@@ -111,7 +196,7 @@ class NullLogger:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``*_log.jsonl``; a line that a kill left half written is left out."""
+    """The entries of a ``*_log.jsonl``; a line that was cut off by a kill is left out."""
     entries = []
     for line in path.read_text().splitlines():
         with suppress(json.JSONDecodeError):
@@ -120,21 +205,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _drop_undone(path: Path, start: int) -> None:
-    """Take out of an existing log what a resumed run does again: entries after iteration ``start``."""
+    """Remove from an existing log what a resumed run repeats: entries after iteration ``start``."""
     if path.exists():
         kept = [entry for entry in read_log(path) if entry.get("iteration", 0) <= start]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-
-
-def commit_hash() -> str:
-    """Commit of the code, with ``+`` when it has uncommitted changes; empty outside a repository or without git."""
-    try:
-        import git  # fails to import where the program is missing
-
-        repository = git.Repo(Path(__file__).parent, search_parent_directories=True)
-        return repository.head.commit.hexsha + ("+" if repository.is_dirty() else "")
-    except (ImportError, OSError, ValueError):
-        return ""
-    except git.GitError:
-        return ""

@@ -1,4 +1,4 @@
-"""The processes of a run. Every helper degrades to one process, so callers need no ``if``."""
+"""The processes of a run. Every function also works in a single process, so that callers need no ``if``."""
 
 import os
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ import torch.distributed as dist
 
 
 def rank() -> int:
-    """Global rank of this process: picks its share of the data."""
+    """Rank of this process among all, from 0; it selects the data of the process."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """Rank on this machine: picks its GPU."""
+    """Rank of this process on its machine, from 0; it selects the GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -27,10 +27,12 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
-    """Join the group that the launcher described in the environment: nccl on CUDA, gloo elsewhere.
+    """Join the process group that the launcher described in the environment: NCCL on CUDA, Gloo elsewhere.
 
-    Objects and flags on the CPU travel over gloo on every machine, so they never wait for the GPU. ``timeout``: how
-    long one process may wait for another (None: PyTorch's default).
+    Tensors on the CPU always use Gloo, so that they never wait for the GPU.
+
+    Args:
+        timeout: how long a process may wait for another (None: PyTorch's default).
     """
     if world_size() == 1:
         yield
@@ -44,7 +46,7 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; the same answer in all of them."""
+    """Whether the flag is set in any process; every process gets the same answer."""
     if not dist.is_initialized():
         return flag
     tensor = torch.tensor(int(flag))
@@ -53,17 +55,17 @@ def any_process(flag: bool) -> bool:
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all processes, in place."""
+    """Sum a tensor over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process's value, in the order of ranks, in every process."""
+    """The values of all processes in the order of their ranks, in every process."""
     if not dist.is_initialized():
         return [value]
-    values = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 

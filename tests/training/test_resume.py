@@ -1,0 +1,164 @@
+"""Resuming: the same bits as without a stop, a changed recipe, generators, memory, and files that do not fit."""
+
+import weakref
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from model.losses import compute_losses
+from model.weights import read_torch_file, write_torch_file
+from tests.training.conftest import NETWORK, TORCHRUN
+from training import checkpoint
+from training.averaging import WeightAverage
+from training.checkpoint import TrainingState, read_checkpoint
+from training.logger import read_log
+from util.errors import InputError
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["network"]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# Runs train.py and dies with the second checkpoint: in the middle of writing it, or right after.
+KILLER = """
+import os, signal, sys, torch, train
+inside, save, checkpoints = {inside}, torch.save, 0
+def killed(contents, file, **options):
+    global checkpoints
+    is_file = isinstance(contents, dict)
+    if is_file and "train" in contents:
+        checkpoints += 1
+        if checkpoints == 2 and inside:
+            file.write(b"half of a checkpoint")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif is_file and checkpoints == 2:  # the file after the second checkpoint
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(contents, file, **options)
+torch.save = killed
+if __name__ == "__main__":
+    train.main()
+"""
+
+
+@pytest.mark.parametrize("processes, inside", [(1, True), (2, False)])
+def test_resume_is_exact(run, call, data, tmp_path, processes, inside):
+    """6 iterations without a stop, and 6 with a SIGKILL at the second checkpoint and a resume, give the same bits."""
+    launcher = {1: [], 2: TORCHRUN}[processes]
+    flags = ["--stage", "3", "--checkpoint_every", "2", "--save_every", "2", "--num_workers", str(2 * (processes - 1))]
+    flags += ["--schedule", "cosine", "--warm_up", "4", "--ema", "0.9", "-i", "6"]
+    flags += ["--val_root", data / "DAVIS", "--val_videos", "bear,bus", "--val_every", "3", "--val_size", "48"]
+    train_all = partial(call, launcher=launcher) if launcher else run
+    train_all("--id", "straight", *flags, *NETWORK)
+    (tmp_path / "killer.py").write_text(KILLER.format(inside=inside))
+    program = [tmp_path / "killer.py"]
+    assert call("--id", "killed", *flags, *NETWORK, launcher=launcher, program=program, check=False).returncode != 0
+    path = tmp_path / "killed/killed_checkpoint.pth"
+    assert read_checkpoint(path)["train"]["iteration"] == (2 if inside else 4)
+    train_all("--id", "killed", "--stage", "3", "--load_model", path)
+    for name in ("6", "best", "checkpoint"):
+        assert_same_weights(tmp_path / f"straight/straight_{name}.pth", tmp_path / f"killed/killed_{name}.pth")
+    straight, killed = (read_checkpoint(tmp_path / f"{run}/{run}_checkpoint.pth") for run in ("straight", "killed"))
+    assert straight["train"]["best"] == killed["train"]["best"] > 0
+    logs = [read_log(tmp_path / f"{run}/{run}_log.jsonl")[-1] for run in ("straight", "killed")]
+    assert logs[0]["val_jf"] == logs[1]["val_jf"] and logs[0]["iteration"] == 6
+    assert not torch.equal(weights(path)["key_proj.weight"], killed["train"]["average"]["network"]["key_proj.weight"])
+
+
+def test_resume_takes_a_changed_recipe(run, tmp_path):
+    flags = ["--stage", "0", "--log_every", "1"]
+    run("--id", "run", *flags, *NETWORK, "-i", "2", "--lr", "1e-4", "--steps", "1")
+    path = tmp_path / "run/run_checkpoint.pth"
+    # The records of a killed run: an entry after the checkpoint, and half a line.
+    with (tmp_path / "run/run_log.jsonl").open("a") as log:
+        log.write('{"iteration": 3, "lr": 7}\n{"iteration": 4, "lo')
+    changed = "-i 6 --lr 1e-3 --steps 1 4 --gamma 0.5 --weight_decay 0.1 --ema 0.9"
+    run("--id", "run", *flags, "--load_model", path, *changed.split())
+    rates = {entry["iteration"]: entry["lr"] for entry in read_log(tmp_path / "run/run_log.jsonl") if "lr" in entry}
+    assert rates == pytest.approx({1: 1e-4, 2: 1e-5, 3: 5e-4, 4: 5e-4, 5: 2.5e-4, 6: 2.5e-4})
+    saved = read_checkpoint(path)["train"]
+    assert saved["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
+    assert saved["settings"]["recipe"]["gamma"] == 0.5 and saved["average"]["updates"] == 4
+
+
+def test_resume_refuses_another_network_and_a_finished_run(run, tmp_path, capsys):
+    run("--id", "run", "--stage", "0", *NETWORK, "-i", "1")
+    again = ["--id", "run", "--stage", "0", "--load_model", tmp_path / "run/run_checkpoint.pth"]
+    for flags, message in ((["-i", "2", "--no-lfm"], "the run to resume has lfm True, not False"), ([], "already at")):
+        with pytest.raises(SystemExit) as error:
+            run(*again, *flags)
+        assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def state_of(network) -> TrainingState:
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), WeightAverage(network, 0.9))
+
+
+def test_generators_go_on(tiny_network, tmp_path):
+    state, path = state_of(tiny_network()), tmp_path / "checkpoint.pth"
+    state.save(path, {})
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    state.load(read_checkpoint(path), path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_moments_of_another_shape_are_refused(tiny_network, tmp_path):
+    """Fused Adam would write past them."""
+    network, path = tiny_network(), tmp_path / "checkpoint.pth"
+    state = state_of(network)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.step(1e-3)
+    state.save(path, {})
+    contents = read_checkpoint(path)
+    contents["train"]["optimizer"]["state"][3]["exp_avg_sq"] = torch.zeros(1)
+    with pytest.raises(InputError, match="checkpoint.pth: the optimiser's exp_avg_sq of parameter 3 does not fit"):
+        state.load(contents, path)
+    contents["train"]["optimizer"] = {"state": {}, "param_groups": []}
+    with pytest.raises(InputError, match="checkpoint.pth: is damaged"):
+        state.load(contents, path)
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    write_torch_file(path, {"format": 1, "config": {}, "network": {}, "train": {"iteration": 1, "position": "2"}})
+    with pytest.raises(InputError, match="checkpoint.pth: its entry position is missing or no int"):
+        read_checkpoint(path)
+
+
+def test_nothing_of_the_checkpoint_stays_in_memory(run, tmp_path, monkeypatch):
+    """When the loop runs, the contents of the file, half a gigabyte for the full network, are gone."""
+    run("--id", "run", "--stage", "0", *NETWORK, "-i", "1")
+    alive = []
+
+    class Contents(dict):
+        """A dict that can be referred to weakly."""
+
+    def read(path):
+        contents = Contents(read_torch_file(path))
+        contents["train"] = Contents(contents["train"])
+        contents["train"]["optimizer"] = Contents(contents["train"]["optimizer"])
+        held = (contents, contents["train"], contents["train"]["optimizer"], contents["network"]["key_proj.weight"])
+        alive.extend(weakref.ref(value) for value in held)
+        return contents
+
+    def spy(*arguments):
+        assert alive and not [reference() for reference in alive if reference() is not None]
+        return compute_losses(*arguments)
+
+    monkeypatch.setattr(checkpoint, "read_torch_file", read)
+    monkeypatch.setattr(checkpoint, "ENTRIES", {})
+    monkeypatch.setattr(train, "compute_losses", spy)
+    run("--id", "run", "--stage", "0", "--load_model", tmp_path / "run/run_checkpoint.pth", "-i", "2")
+    assert alive

@@ -1,0 +1,132 @@
+"""The state of a training and its file ``<id>_checkpoint.pth``, from which a run resumes bit for bit."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.network import Network, load_weights
+from model.weights import FORMAT, read_torch_file, write_network_file
+from training.averaging import WeightAverage
+from util.distributed import gather, rank
+from util.errors import InputError
+from util.repository import commit_hash
+
+# Entries under "train", and their types.
+ENTRIES: dict[str, type] = {"iteration": int, "position": int, "best": float, "optimizer": dict, "scaler": dict}
+ENTRIES |= {"rng": list, "settings": dict}
+
+
+@dataclass
+class TrainingState:
+    """Everything that a training changes, and so everything that a checkpoint holds.
+
+    Attributes:
+        average: averaged weights; None without ``--ema``.
+        iteration: optimiser steps taken.
+        position: clips taken from the data stream by all processes.
+        best: best J&F of the validations so far, in [0, 1]; -1 before the first.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None = None
+    iteration: int = 0
+    position: int = 0
+    best: float = -1.0
+
+    @property
+    def evaluated(self) -> Network:
+        """The network to validate and to publish: the averaged one where there is an average."""
+        return self.average.network if self.average else self.network
+
+    def step(self, learning_rate: float) -> None:
+        """One optimiser step with the gradients that the backward passes left; they are cleared."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.network)
+
+    def save(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write the file. Every process has to call this: the generators of all are saved; rank 0 writes."""
+        rng = gather(rng_state())
+        if rank() != 0:
+            return
+        train = {
+            "iteration": self.iteration,
+            "position": self.position,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "rng": rng,
+            "settings": settings,
+            "commit": commit_hash(),
+        }
+        write_network_file(path, dataclasses.asdict(self.network.config), self.network.state_dict(), train=train)
+
+    def load(self, contents: dict[str, Any], path: Path) -> None:
+        """Take up what `read_checkpoint` read from ``path``, and this process's generators.
+
+        Raises `InputError` for a checkpoint of another network.
+        """
+        train = contents["train"]
+        config = dataclasses.asdict(self.network.config)
+        if wrong := [name for name, value in config.items() if contents["config"].get(name, value) != value]:
+            differ = ", ".join(f"{name} {contents['config'][name]}, not {config[name]}" for name in wrong)
+            raise InputError(f"{path}: the run to resume has {differ}")
+        load_weights(self.network, contents["network"], path)
+        _check_optimizer(train["optimizer"], self.network, path)
+        try:
+            self.optimizer.load_state_dict(train["optimizer"])
+            if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 has none
+                self.scaler.load_state_dict(train["scaler"])
+            if self.average:
+                self.average.load_state_dict(train.get("average") or {"network": contents["network"], "updates": 0})
+            restore_rng(train["rng"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: is damaged, or of another version ({error!r})") from error
+        self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Contents of a ``<id>_checkpoint.pth``. Raises `InputError` for another kind of file."""
+    contents = read_torch_file(path)
+    if not isinstance(contents, dict) or "train" not in contents or contents.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a <id>_checkpoint.pth to resume; for weights alone use --load_network")
+    for name, kind in ENTRIES.items():
+        if type(contents["train"].get(name)) is not kind:
+            raise InputError(f"{path}: its entry {name} is missing or no {kind.__name__}; it cannot be resumed")
+    return contents
+
+
+def _check_optimizer(state: dict[str, Any], network: Network, path: Path) -> None:
+    """Raises `InputError` for moments of other shapes: fused Adam does not check, and would write past them."""
+    parameters = dict(enumerate(network.parameters()))
+    for index, moments in state.get("state", {}).items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            shape = getattr(moments.get(name), "shape", None)
+            if index not in parameters or shape != parameters[index].shape:
+                raise InputError(f"{path}: the optimiser's {name} of parameter {index} does not fit the network")
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """This process's generators. Data need none: the position in the stream decides each sample (`datasets.loader`)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_rng(states: list[dict[str, torch.Tensor]]) -> None:
+    """Take up this rank's generators; a rank that did not exist before starts from the seed."""
+    if rank() < len(states):
+        torch.set_rng_state(states[rank()]["cpu"])
+        if "cuda" in states[rank()] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states[rank()]["cuda"])

@@ -1,0 +1,59 @@
+"""The folder of a run: what it holds already, and who may write to it."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from training.config import TrainConfig
+from util.distributed import barrier, rank
+from util.errors import InputError
+
+
+def earlier_run(config: TrainConfig) -> list[Path]:
+    """Files of an earlier run of the same id that ``--overwrite`` replaces; none where that run is resumed.
+
+    Raises `InputError` if there are some and the settings allow neither.
+    """
+    folder = config.saves / config.id
+    files = [*folder.glob(f"{config.id}_*"), *folder.glob("tensorboard")]
+    if config.load_model and config.load_model.resolve().parent == folder.resolve():
+        return []
+    if files and not config.overwrite:
+        raise InputError(
+            f"{folder}: holds a run already; resume it with --load_model {folder}/{config.id}_checkpoint.pth, "
+            f"choose another --id, or replace it with --overwrite"
+        )
+    return files
+
+
+@contextmanager
+def run_folder(folder: Path, replaced: list[Path]) -> Iterator[None]:
+    """Hold the folder, made if need be and without the ``replaced`` files, for this run alone.
+
+    The lock is the operating system's: it ends with the process, however that ends. Raises `InputError` if another
+    process holds it, or if the folder cannot be written.
+    """
+    barrier()  # every process has read what it needs before rank 0 writes
+    if rank() != 0:
+        yield
+        return
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        for path in replaced:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except Timeout:
+        raise InputError(f"{folder}: another process is training this --id; expected another one") from None
+    except NotImplementedError:
+        logging.warning("%s: this file system has no locks; nothing keeps a second run of the id away", folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,137 @@
+"""Validation during training: held-out videos through the evaluation engine, scored in memory."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.davis import davis_names
+from datasets.frames import list_frames
+from datasets.video import Video, frames_video
+from evaluation import label_map
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from model.network import Network
+from model.optimized import optimized_copy
+from scoring.folders import read_objects
+from scoring.metrics import score_masks
+from training.config import Validation
+from util.distributed import gather, rank, world_size
+from util.errors import InputError
+from util.parallel import parallel_map
+
+# As published for DAVIS.
+TOP_K, MEM_EVERY = 50, 3
+
+
+@dataclass(frozen=True)
+class HeldOutVideo:
+    """A video whose objects are given on the frames where they first appear, and its true masks.
+
+    Attributes:
+        truth: name of each frame that has a mask → its file, in order.
+        first: object id → index in ``truth`` of the frame that the object first appears on.
+    """
+
+    video: Video
+    truth: dict[str, Path]
+    first: dict[int, int]
+
+
+def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
+    """The videos that ``--val_root`` and ``--val_videos`` name; none without them.
+
+    Raises `InputError` for missing and faulty files: all masks and the first frame of each video are read.
+    """
+    if settings.val_root is None:
+        return []
+    root, names = settings.val_root, [name.strip() for name in settings.val_videos.split(",") if name.strip()]
+    images, masks = root / "JPEGImages", root / "Annotations"
+    for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
+        if (base / "JPEGImages" / "480p").is_dir():
+            images, masks = base / "JPEGImages" / "480p", base / "Annotations" / "480p"
+            names = names or davis_names(base, year, "val")
+            break
+    if not names and images.is_dir():
+        names = sorted(path.name for path in images.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not names:
+        raise InputError(f"{images}: no videos; expected --val_root to hold JPEGImages/VIDEO and Annotations/VIDEO")
+    return parallel_map(
+        lambda name: _held_out(name, images / name, masks / name, settings.val_size), names, "Validation videos"
+    )
+
+
+def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutVideo:
+    frames = list_frames(images)
+    truth = {frame.stem: masks / f"{frame.stem}.png" for frame in frames}
+    truth = {stem: path for stem, path in truth.items() if path.is_file()}
+    if len(truth) < 3:
+        raise InputError(f"{masks}: {len(truth)} masks; expected one for every frame of the video, at least 3")
+    first: dict[int, int] = {}
+    for index, path in enumerate(truth.values()):
+        for object_id in np.unique(read_objects(path)).tolist():
+            if object_id:
+                first.setdefault(object_id, index)
+    stems = list(truth)
+    if min(first.values(), default=len(stems)) >= len(stems) - 2:
+        raise InputError(f"{masks}: no object to score; expected one before the last two masks, ids from 1 on or 255")
+    given = {stems[index]: truth[stems[index]] for index in sorted(set(first.values()))}
+
+    def read_given(path: Path) -> np.ndarray:
+        """The objects that first appear on this frame."""
+        ids = read_objects(path)
+        new = [object_id for object_id, index in first.items() if stems[index] == path.stem]
+        return np.where(np.isin(ids, new), ids, 0).astype(np.uint8)
+
+    video = frames_video(name, frames, given, short_side, read=read_given, needed=set(stems[1:-1]))
+    return HeldOutVideo(video, truth, first)
+
+
+def validate(
+    network: Network, videos: list[HeldOutVideo], device: torch.device, precision: torch.dtype | None
+) -> dict[str, float]:
+    """``val_jf``, ``val_j`` and ``val_f`` in [0, 1]: means over all objects of all videos, as `scoring.folders` has it.
+
+    Every process has to call this; the videos are split across them. Generators and the network stay as they were.
+
+    Args:
+        network: on ``device``, in training mode.
+        precision: autocast to this type; None: float32.
+    """
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(generators), torch.autocast(device.type, precision, precision is not None):
+        network.eval()
+        optimized = optimized_copy(network)
+        network.train()
+        longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
+        mine = [_score_video(optimized, held_out, device) for held_out in longest_first[rank() :: world_size()]]
+    scores = np.concatenate([part for parts in gather(mine) for part in parts])
+    j, f = scores.mean(0).tolist()
+    return {"val_jf": (j + f) / 2, "val_j": j, "val_f": f}
+
+
+@torch.inference_mode()
+def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device) -> np.ndarray:
+    """Means of J and F over the scored frames of each object: objects×2 float64 in [0, 1].
+
+    An object is scored from the frame after its first to the last but one of the video.
+    """
+    video, stems = held_out.video, list(held_out.truth)
+    memory = partial(make_memory, network.config, TOP_K, reserve=video.num_frames // MEM_EVERY + 2)
+    core = InferenceCore(network, memory, MEM_EVERY)
+    scores: dict[int, list[tuple[float, float]]] = {object_id: [] for object_id in held_out.first}
+    for frame in video:
+        image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
+        mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
+        prob = core.step(image, mask, frame.needed)
+        if prob is None or not frame.needed:
+            continue
+        ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
+        found = score_masks(read_objects(held_out.truth[frame.name]), ids)
+        for object_id, first in held_out.first.items():
+            if first < stems.index(frame.name):
+                score = found.get(object_id)
+                scores[object_id].append((score.j, score.f) if score else (1.0, 1.0))  # in neither mask
+    return np.array([np.mean(values, axis=0) for values in scores.values() if values]).reshape(-1, 2)
