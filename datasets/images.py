@@ -177,8 +177,9 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _areas(ids: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """256 pixel counts: how often each value occurs in H×W uint8 ``ids``, or in the part of them that is not 0 in
-    ``where`` (H×W uint8). Ten times faster than `numpy.bincount`.
+    """256 pixel counts of the values in H×W uint8 ``ids``, or only of those where ``where`` (H×W uint8) is not 0.
+
+    Ten times faster than `numpy.bincount`.
     """
     return cv2.calcHist([ids], [0], where, [256], [0, 256]).ravel().astype(np.int64)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SMALLEST = 1 / 400  # part of a still image below which an object is not chosen, unless all are smaller
+MIN_AREA = 1 / 400  # of a still image, for an object to be chosen, unless all are smaller
 
 
 def max_jump(progress: float, last_drop: float = 0.9, divisor: int = 1) -> int:
@@ -62,7 +62,7 @@ def split_objects(rng: np.random.Generator, values: np.ndarray, are_ids: bool, m
     area[0] = 0
     if area[1:255].any():
         area[255] = 0
-    enough = np.flatnonzero(area >= max(1, min(values.size * SMALLEST, area.max())))
+    enough = np.flatnonzero(area >= max(1, min(values.size * MIN_AREA, area.max())))
     if not len(enough):
         return [np.zeros_like(values)]
     chosen = rng.choice(enough, min(most, len(enough)), replace=False)

@@ -21,7 +21,7 @@ class VideoClips:
     """Clips from annotated videos.
 
     Args:
-        min_area: of the random crop, as a part of the frame.
+        min_area: smallest area of the random crop, relative to the frame.
         last_drop, divisor: see `datasets.sampling.max_jump`.
         large_objects: see `datasets.sampling.visible_objects`.
         occlusion: hides a part of an object in the first frame.
