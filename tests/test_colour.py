@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms import functional as tv
+from torchvision.transforms import functional as tv  # type: ignore[import-untyped]  # it comes without types
 
 from datasets.colour import Jitter, JitterRange, apply_jitters, draw_jitter, jitter_clip, shift_hue
 from tests.test_warps import is_uniform
