@@ -1,7 +1,8 @@
 """The training data of each stage: which sets, and how often each enters an epoch."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ from datasets.clip import ClipShape, PackedClip
 from datasets.config import DataConfig, parse_extra
 from datasets.copy_paste import CopyPaste
 from datasets.davis import davis_names
-from datasets.frames import read_names
+from datasets.frames import FRAME_SUFFIXES, read_names
 from datasets.occlusion import Occlusion
 from datasets.pairs import Pair, VideoFolder, static_pairs
 from datasets.static import StaticClips
@@ -82,23 +83,23 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
     data and if there is none at all.
     """
     shape = ClipShape(data.num_frames, data.crop, 1 if stage == 0 else MAX_OBJECTS)
-    copy_paste = _copy_paste(data) if data.paste else None
+    occlusion = Occlusion(data.reveal) if data.reveal else None
+    copy_paste = CopyPaste(_all_pairs(data.static_root), data.paste) if data.paste else None
+    still = partial(StaticClips, shape=shape, deform=data.deform, occlusion=occlusion)
+    video = partial(VideoClips, shape=shape, copy_paste=copy_paste, occlusion=occlusion)
     if stage == 0:
-        entries, missing = _static(data, shape)
+        entries, missing = _static(data.static_root, still)
     elif stage == 1:
-        entries, missing = _bl30k(data, shape, copy_paste)
+        entries, missing = _bl30k(data.bl_root, video)
     elif stage in (2, 3):
-        davis, no_davis = _davis(data, shape, copy_paste)
-        youtube, no_youtube = _youtube(data, shape, copy_paste)
+        davis, no_davis = _davis(data.davis_root, video)
+        youtube, no_youtube = _youtube(data.yv_root, data.yv_list, video)
         entries, missing = davis + youtube, no_davis + no_youtube
     else:
         raise InputError(f"stage {stage}: unknown; expected 0, 1, 2 or 3")
-    entries += _extra(stage, data, shape, copy_paste)
+    entries += [_extra(text, stage == 0, still, video) for text in data.extra]
     if data.synthetic:
-        clips = SyntheticClips(
-            data.synthetic, num_frames=shape.num_frames, size=shape.size, max_objects=shape.max_objects
-        )
-        entries.append(Entry("generated", clips, 1))
+        entries.append(Entry("generated", SyntheticClips(data.synthetic, **shape._asdict()), 1))
     if not entries:
         raise InputError(
             f"no training data for stage {stage}: there is no {' and no '.join(missing)} (see data/README.md)"
@@ -115,15 +116,13 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
 Found = tuple[list[Entry], list[str]]
 
 
-def _static(data: DataConfig, shape: ClipShape) -> Found:
-    folders = _static_folders(data.static_root)
+def _static(root: Path, still: Callable[..., StaticClips]) -> Found:
+    folders = _static_folders(root)
     repeats = {name.lower(): repeat for name, repeat in STATIC_SETS.items()}
-    entries = [
-        Entry(folder.name, _still_clips(data, shape, folder), repeats.get(folder.name.lower(), 1)) for folder in folders
-    ]
     present = {folder.name.lower() for folder in folders}
-    missing = [name for name in STATIC_SETS if name.lower() not in present]
-    return entries, [f"{', '.join(missing)} in {data.static_root}"] if missing else []
+    missing = ", ".join(name for name in STATIC_SETS if name.lower() not in present)
+    entries = [Entry(f.name, still(static_pairs(f)), repeats.get(f.name.lower(), 1)) for f in folders]
+    return entries, [f"{missing} in {root}"] if missing else []
 
 
 def _static_folders(root: Path) -> list[Path]:
@@ -134,82 +133,44 @@ def _static_folders(root: Path) -> list[Path]:
     return [path for path in files if path.is_dir() and not path.name.startswith(".")]
 
 
-def _still_clips(data: DataConfig, shape: ClipShape, images: Path, masks: Path | None = None) -> StaticClips:
-    return StaticClips(static_pairs(images, masks), shape, deform=data.deform, occlusion=_occlusion(data))
-
-
-def _occlusion(data: DataConfig) -> Occlusion | None:
-    return Occlusion(data.reveal) if data.reveal else None
-
-
-def _copy_paste(data: DataConfig) -> CopyPaste:
-    pairs: list[Pair] = [pair for folder in _static_folders(data.static_root) for pair in static_pairs(folder)]
+def _all_pairs(root: Path) -> list[Pair]:
+    pairs = [pair for folder in _static_folders(root) for pair in static_pairs(folder)]
     if not pairs:
-        raise InputError(f"{data.static_root}: no images with masks, which --paste cuts objects from")
-    return CopyPaste(pairs, data.paste)
+        raise InputError(f"{root}: no images with masks, which --paste cuts objects from")
+    return pairs
 
 
-def _bl30k(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> Found:
-    root = data.bl_root
+def _bl30k(root: Path, video: Callable[..., VideoClips]) -> Found:
     if not root.is_dir():
         return [], [f"BL30K in {root}"]
-    clips = VideoClips(
-        VideoFolder(root / "JPEGImages", root / "Annotations"),
-        shape,
-        min_area=0.25,
-        last_drop=0.8,
-        large_objects=True,
-        copy_paste=copy_paste,
-        occlusion=_occlusion(data),
-    )
-    return [Entry("BL30K", clips, 1)], []
+    folder = VideoFolder(root / "JPEGImages", root / "Annotations")
+    return [Entry("BL30K", video(folder, min_area=0.25, last_drop=0.8, large_objects=True), 1)], []
 
 
-def _davis(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> Found:
-    root = data.davis_root
+def _davis(root: Path, video: Callable[..., VideoClips]) -> Found:
     for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
         images, masks = base / "JPEGImages/480p", base / "Annotations/480p"
         if images.is_dir():
-            videos = VideoFolder(images, masks, _present(davis_names(base, year, "train"), images))
-            return [
-                Entry(
-                    f"DAVIS {year}",
-                    VideoClips(videos, shape, copy_paste=copy_paste, occlusion=_occlusion(data)),
-                    DAVIS_REPEAT,
-                )
-            ], []
+            names = _present(davis_names(base, year, "train"), images)
+            return [Entry(f"DAVIS {year}", video(VideoFolder(images, masks, names)), DAVIS_REPEAT)], []
     return [], [f"DAVIS in {root}"]
 
 
-def _youtube(data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> Found:
-    images, masks = (data.yv_root / "train_480p" / folder for folder in ("JPEGImages", "Annotations"))
+def _youtube(root: Path, listed: Path | None, video: Callable[..., VideoClips]) -> Found:
+    images, masks = root / "train_480p/JPEGImages", root / "train_480p/Annotations"
     if not images.is_dir():
-        return [], [f"YouTube-VOS in {data.yv_root}"]
-    names = _present(read_names(data.yv_list), images) if data.yv_list else None
-    clips = VideoClips(
-        VideoFolder(images, masks, names),
-        shape,
-        divisor=YOUTUBE_DIVISOR,
-        copy_paste=copy_paste,
-        occlusion=_occlusion(data),
-    )
-    return [Entry("YouTube-VOS", clips, 1)], []
+        return [], [f"YouTube-VOS in {root}"]
+    names = _present(read_names(listed), images) if listed else None
+    return [Entry("YouTube-VOS", video(VideoFolder(images, masks, names), divisor=YOUTUBE_DIVISOR), 1)], []
 
 
-def _extra(stage: int, data: DataConfig, shape: ClipShape, copy_paste: CopyPaste | None) -> list[Entry]:
-    """Still images in stage 0 and where images lie in the folder itself, videos elsewhere."""
-    entries = []
-    for images, masks, repeat, divisor in map(parse_extra, data.extra):
-        files = images.iterdir() if images.is_dir() else ()
-        clips: ClipSource
-        if stage == 0 or any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in files):
-            clips = _still_clips(data, shape, images, masks)
-        else:
-            clips = VideoClips(
-                VideoFolder(images, masks), shape, divisor=divisor, copy_paste=copy_paste, occlusion=_occlusion(data)
-            )
-        entries.append(Entry(str(images), clips, repeat))
-    return entries
+def _extra(text: str, only_stills: bool, still: Callable[..., StaticClips], video: Callable[..., VideoClips]) -> Entry:
+    """Still images if these are expected or lie in the folder itself, else videos."""
+    images, masks, repeat, divisor = parse_extra(text)
+    files = images.iterdir() if images.is_dir() else ()
+    if only_stills or any(path.suffix.lower() in FRAME_SUFFIXES for path in files):
+        return Entry(str(images), still(static_pairs(images, masks)), repeat)
+    return Entry(str(images), video(VideoFolder(images, masks), divisor=divisor), repeat)
 
 
 def _present(names: Sequence[str], folder: Path) -> list[str]:

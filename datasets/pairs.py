@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.frames import frame_files
+from datasets.frames import FRAME_SUFFIXES, frame_files
 from datasets.images import check_mask_size
 from util.errors import InputError
 
@@ -24,10 +24,8 @@ def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
     With ``masks``, the masks are at the same places under that folder, and images may be PNG, too. Raises `InputError`,
     naming the file, if there are no images, or if an image has no mask or one of another size.
     """
-    if masks is None or masks == images:
-        masks, suffixes = images, {".jpg", ".jpeg"}
-    else:
-        suffixes = {".jpg", ".jpeg", ".png"}
+    suffixes = FRAME_SUFFIXES if masks and masks != images else (".jpg", ".jpeg")
+    masks = masks or images
     found = (Path(folder, file) for folder, _, files in os.walk(images, followlinks=True) for file in files)
     photos = sorted(path for path in found if path.suffix.lower() in suffixes)
     if not photos:
