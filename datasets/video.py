@@ -52,7 +52,7 @@ class Video:
     outputs: tuple[str, ...] | None  # names of the frames that are needed; None: known only after decoding
     fps: Fraction  # of previews
     masks: tuple[Path, ...]  # the given masks
-    folder: Path  # that holds the frames, or the video file
+    sources: tuple[Path, ...]  # the files of the frames, or the video file
     jobs: Callable[[], Generator[Job, None, None]]  # one per frame; a job that returns None ends the video
     workers: int  # threads that decode
 
@@ -177,7 +177,7 @@ def frames_video(
         outputs=tuple(p.stem for p in frames if needed is None or p.stem in needed),
         fps=Fraction(24),
         masks=tuple(masks.values()),
-        folder=frames[0].parent,
+        sources=tuple(frames),
         jobs=lambda: (partial(load, path) for path in frames),
         workers=WORKERS,
     )
@@ -247,7 +247,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         outputs=None,
         fps=fps,
         masks=tuple(masks.values()),
-        folder=path.parent,
+        sources=(path,),
         jobs=jobs,
         workers=1,  # a decoder returns its frames one after the other
     )
