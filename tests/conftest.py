@@ -52,12 +52,12 @@ def evaluate(tiny_weights, tmp_path, capsys, monkeypatch):
     """
     monkeypatch.setattr(eval_program, "load_network", functools.cache(eval_program.load_network))
 
-    def call(script, *flags) -> tuple[int, str, str]:
+    def call(script, *flags) -> tuple[int | str | None, str, str]:
         words = [str(flag) for flag in flags]
         for flag, value in (("--model", tiny_weights), ("--output", tmp_path / "out")):
             words += [] if flag in words else [flag, str(value)]
         capsys.readouterr()
-        code = 0
+        code: int | str | None = 0
         try:
             script.main([*words, "--device", "cpu"])
         except SystemExit as end:
