@@ -21,7 +21,7 @@ from model.network import load_network
 from model.optimized import optimized_copy
 from scoring.folders import format_table, score_folders
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
-from util.distributed import gather, local_rank, process_group, rank
+from util.distributed import barrier, gather, local_rank, process_group, rank
 from util.errors import InputError
 
 PROGRESS_SECONDS = 30  # between two lines of progress where there is no terminal
@@ -126,7 +126,7 @@ def run(
             },
             inputs=[args.model],
         )
-    return report(outcome, args.output, videos, subfolder)
+        return report(outcome, args.output, videos, subfolder)
 
 
 def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.device, precision: torch.dtype) -> None:
@@ -216,6 +216,8 @@ def report(outcome: Outcome, output: Path, videos: Sequence[Video], subfolder: s
             speed = f"{outcome.fps:.2f} frames/s (without reading and writing files)"
             print(f"{outcome.frames} frames at {speed}: {output}")
         _print_scores([video for video in videos if video.name not in failed], output / subfolder)
+        sys.stdout.flush()
+    barrier()  # a launcher ends all processes as soon as one exits with a code other than 0
     if not failed:
         return 0
     return 1 if segmented or skipped else 2

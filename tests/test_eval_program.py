@@ -11,6 +11,7 @@ import torch
 
 import eval_generic
 import eval_program
+from datasets.images import write_mask
 from inference_core import InferenceCore
 from tests.videos import blocks, check_files, names, own_data
 
@@ -70,6 +71,8 @@ def test_processes_divide_the_videos_and_a_failure_in_one_does_not_stop_the_othe
     for video, frames in lengths.items():
         own_data(tmp_path / "data", {video: {0: blocks((32, 48), 1)}}, frames=frames)
     (tmp_path / "data/JPEGImages/d/00001.jpg").write_bytes(b"")
+    for name in names(9):
+        write_mask(tmp_path / f"data/GroundTruth/a/{name}.png", blocks((32, 48), 1))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval_generic.py"]
     flags = ["--model", tiny_weights, "--data_path", tmp_path / "data", "--output", tmp_path / "out"]
     command = [*launch, *map(str, flags), "--device", "cpu"]
@@ -77,6 +80,7 @@ def test_processes_divide_the_videos_and_a_failure_in_one_does_not_stop_the_othe
     assert done.returncode == 1
     assert "3 videos segmented, 1 failed: d" in done.stdout
     assert "d/00001.jpg" in done.stderr
+    assert "J&F" in done.stdout  # although the other process has long exited with 1
     assert "a: 9 frames" in done.stdout and "(0 to go)" in done.stdout  # one process gets only the longest video
     for video in "abc":
         check_files(tmp_path / "out" / video, names(lengths[video]), (32, 48), {1})
