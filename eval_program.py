@@ -44,7 +44,7 @@ def eval_parser(doc: str | None, top_k: int) -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
     top_help = f"number of memory positions that each pixel reads {default}"
     add("--top", type=_at_least(1), default=top_k, dest="top_k", metavar="K", help=top_help)
-    add("--mem_every", type=_at_least(1), default=3, metavar="N", help=f"memorize every N-th frame {default}")
+    add("--mem_every", type=_at_least(1), default=3, metavar="N", help=f"memorise every N-th frame {default}")
     add("--include_last", action="store_true", help="also read the previous frame as temporary memory")
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"

@@ -56,11 +56,11 @@ class Video:
     jobs: Callable[[], Generator[Job, None, None]]  # one per frame; a job that returns None ends the video
     workers: int  # threads that decode
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Generator[VideoFrame, None, None]:
         return _in_order(self.jobs(), self.workers, depth=self.workers + 3)
 
 
-def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Iterator[VideoFrame]:
+def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Generator[VideoFrame, None, None]:
     """Run jobs in threads, at most ``depth`` of them ahead of the caller; yield their results in order."""
     pending: deque[Future[VideoFrame | None]] = deque()
     with closing(jobs), ThreadPoolExecutor(workers) as pool:

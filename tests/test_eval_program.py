@@ -13,7 +13,7 @@ import eval_generic
 import eval_program
 from datasets.images import write_mask
 from inference_core import InferenceCore
-from tests.videos import blocks, check_files, names, own_data
+from tests.videos import blocks, check_files, names, own_data, write_first_mask, write_video
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +32,24 @@ def test_bad_checkpoint_and_output_are_one_line_before_any_frame(tmp_path, evalu
     ):
         code, _, error = evaluate(eval_generic, "--data_path", data, *flags)
         assert (code, error.count("\n")) == (2, 1) and message in error
+
+
+def test_faulty_flags_for_a_video_file_are_one_line(tmp_path, evaluate):
+    video, mask = write_video(tmp_path / "clip.mp4", 3, (48, 64)), write_first_mask(tmp_path / "m.png", (48, 64))
+    for path, masks, says in (
+        (
+            video,
+            [write_first_mask(tmp_path / "small.png", (48, 63))],
+            "the mask is 63×48 pixels, but its frame 0 is 64×48",
+        ),
+        (tmp_path, [mask], f"{tmp_path}: is a folder; expected a file for --video"),
+        (video, [f"2:{tmp_path}"], f"{tmp_path}: is a folder; expected a file for --mask"),
+        (video, [f"-1:{mask}"], f"--mask -1:{mask}: expected FILE or N:FILE"),
+    ):
+        code, _, error = evaluate(eval_generic, "--video", path, "--mask", *masks)
+        assert (code, error.count("\n")) == (2, 1) and says in error
+    for flags in (["--video", video], ["--data_path", tmp_path, "--mask", mask], ["--top", "0"], []):
+        assert evaluate(eval_generic, *flags)[0] == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")

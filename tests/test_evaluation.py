@@ -4,14 +4,11 @@ import shutil
 import time
 import weakref
 from contextlib import contextmanager
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 import datasets.video
 import eval_davis
@@ -20,26 +17,15 @@ import eval_generic
 import eval_program
 import eval_youtube
 import evaluation
-from datasets.davis import LISTS
 from datasets.images import read_image, read_mask, write_image, write_mask
-from datasets.video import WORKERS, list_frames
+from datasets.video import WORKERS
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.config import NetworkConfig
 from model.network import Network, save_network
 from results.writer import WRITE_BEHIND
-from tests.videos import add_video, blocks, check_files, names, own_data, picture, write_first_mask, write_video
+from tests.videos import add_video, blocks, check_files, names, own_data, picture
 from util.errors import InputError
-
-
-def test_davis_lists_are_the_official_ones():
-    listed = {path.stem: path.read_text().split() for path in LISTS.iterdir()}
-    assert {name: len(set(videos)) for name, videos in listed.items()} == {
-        "davis2016_train": 30, "davis2016_val": 20, "davis2017_train": 60, "davis2017_val": 30, "davis2017_test-dev": 30
-    }  # fmt: skip
-    assert len(set(sum(listed.values(), []))) == 60 + 30 + 30
-    assert set(listed["davis2016_train"]) < set(listed["davis2017_train"])
-    assert set(listed["davis2016_val"]) < set(listed["davis2017_val"])
 
 
 def test_davis_2017_gives_only_the_first_mask_and_needs_no_list(tmp_path, evaluate):
@@ -93,12 +79,6 @@ def test_own_folder_of_any_size_with_late_objects(tmp_path, evaluate, monkeypatc
         np.testing.assert_array_equal(result[3][late > 0], late[late > 0])
 
 
-def test_frames_are_ordered_by_number(tmp_path):
-    for name in ("10.jpg", "9.png", "1.jpg", ".9.jpg", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [p.name for p in list_frames(tmp_path)] == ["1.jpg", "9.png", "10.jpg"]
-
-
 def test_label_map_is_the_argmax_of_the_resized_probabilities():
     prob = torch.rand(4, 30, 41).softmax(0)
     for size in ((30, 41), (75, 100), (20, 33)):
@@ -136,80 +116,6 @@ def test_type_and_bound_of_the_memory(tmp_path, evaluate, monkeypatch):
         for flags in (["--memory", "none"], ["--max_memory_frames", "1"]):
             code, _, error = evaluate(script, *flags)
             assert code == 2 and f"argument {flags[0]}" in error
-
-
-def soft_mask(data: Path) -> Path:
-    path = data / "Annotations/a/00000.png"
-    Image.fromarray(cv2.GaussianBlur(blocks((32, 48), 255), (5, 5), 2)).save(path)
-    return path
-
-
-def photo_as_mask(data: Path) -> Path:
-    path = data / "Annotations/a/00000.png"
-    Image.fromarray(picture(0, (32, 48))).save(path)
-    return path
-
-
-def other_size(data: Path) -> Path:
-    path = data / "Annotations/a/00000.png"
-    write_mask(path, blocks((32, 47), 1))
-    return path
-
-
-def empty_mask(data: Path) -> Path:
-    path = data / "Annotations/a/00000.png"
-    write_mask(path, np.zeros((32, 48), np.uint8))
-    return path
-
-
-def no_mask(data: Path) -> Path:
-    (data / "Annotations/a/00000.png").unlink()
-    return data / "Annotations/a"
-
-
-def mask_without_frame(data: Path) -> Path:
-    write_mask(data / "Annotations/a/frame7.png", blocks((32, 48), 1))
-    return data / "Annotations/a/frame7.png"
-
-
-def truncated_jpeg(data: Path) -> Path:
-    path = data / "JPEGImages/a/00000.jpg"
-    path.write_bytes(path.read_bytes()[:-200])
-    return path
-
-
-def no_frames(data: Path) -> Path:
-    for path in (data / "JPEGImages/a").iterdir():
-        path.unlink()
-    return data / "JPEGImages/a"
-
-
-def no_folder(data: Path) -> Path:
-    (data / "JPEGImages").rename(data / "Images")
-    return data / "JPEGImages"
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (soft_mask, "different ids found"),
-        (photo_as_mask, "RGB image; expected a mask"),
-        (other_size, "47×32 pixels, but its frame 00000.jpg is 48×32"),
-        (empty_mask, "expected ids from 1 to 254"),
-        (no_mask, "no mask for video a"),
-        (mask_without_frame, "no frame frame7"),
-        (truncated_jpeg, "truncated"),
-        (no_frames, "holds no frames"),
-        (no_folder, "no such folder"),
-    ],
-)
-def test_bad_data_is_one_line_before_any_frame(tmp_path, evaluate, spoil, says):
-    data = own_data(tmp_path / "data", {"0": {0: blocks((32, 48), 1)}, "a": {0: blocks((32, 48), 1)}})
-    path = spoil(data)
-    code, _, error = evaluate(eval_generic, "--data_path", data)
-    assert code == 2
-    assert error.startswith(f"error: {path}: ") and says in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "other size"])
@@ -302,60 +208,3 @@ def test_only_a_few_frames_exist_at_a_time(tmp_path, evaluate, monkeypatch, slow
     assert evaluate(eval_generic, "--data_path", data, "--overlay", "--mem_every", "1000")[0] == 0
     assert len(most) == 90 + 1
     assert max(most) <= 2 * WORKERS + 4 + (WRITE_BEHIND + 2 if slow == "writer" else 0)
-
-
-@pytest.fixture
-def clip(tmp_path) -> tuple[Path, Path, Path]:
-    """A video of 11 frames, a mask for its first frame, and one of another object for a later one."""
-    first, later = tmp_path / "first.png", tmp_path / "later.png"
-    write_mask(first, blocks((48, 64), 1))
-    write_mask(later, np.flip(blocks((48, 64), 254), axis=1))
-    return write_video(tmp_path / "my clip.mp4", 11, (48, 64)), first, later
-
-
-def test_phone_videos_are_turned_upright(tmp_path, evaluate):
-    video = write_video(tmp_path / "phone.mp4", 4, (48, 64))
-    data = video.read_bytes()
-    at = data.index(b"tkhd") + 4 + 40  # the display matrix of the track header
-    turned = b"".join(value.to_bytes(4, "big", signed=True) for value in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
-    video.write_bytes(data[:at] + turned + data[at + 36 :])
-    frame = next(iter(datasets.video.file_video(video, {0: write_first_mask(tmp_path / "m.png", (64, 48))}, 480)))
-    assert abs(frame.image.astype(int) - np.rot90(picture(0, (48, 64)), -1)).mean() < 12
-
-
-def test_a_video_file_that_was_cut_off_is_not_finished(tmp_path, evaluate):
-    whole = write_video(tmp_path / "whole.mp4", 40, (48, 64), movflags="faststart")
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    flags = ["--video", cut, "--mask", write_first_mask(tmp_path / "m.png", (48, 64)), "--size", "16"]
-    for _ in range(2):
-        code, _, error = evaluate(eval_generic, *flags)
-        assert code == 2 and "of 40 frames; expected a complete file" in error
-
-
-def test_bad_video_input_is_one_line(tmp_path, evaluate, clip):
-    video, first, later = clip
-    text = tmp_path / "text.mp4"
-    text.write_text("no video")
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(video.read_bytes()[:200])
-    for path, masks, says in (
-        (tmp_path / "gone.mp4", [first], "gone.mp4: no such file"),
-        (text, [first], "text.mp4: cannot be opened as a video"),
-        (cut, [first], "cut.mp4: cannot be opened as a video"),
-        (video, [tmp_path / "gone.png"], "gone.png: no such file"),
-        (video, [first, later], "already has the mask"),
-        (tmp_path, [first], f"{tmp_path}: is a folder; expected a file for --video"),
-        (video, [f"3:{tmp_path}"], f"{tmp_path}: is a folder; expected a file for --mask"),
-        (video, [f"-1:{first}"], f"--mask -1:{first}: expected FILE or N:FILE"),
-        (video, [first, f"11:{later}"], f"11:{later}: {video} ends with frame 10"),
-        (
-            video,
-            [write_first_mask(tmp_path / "m.png", (48, 63))],
-            "m.png: the mask is 63×48 pixels, but its frame 0 is 64×48",
-        ),
-    ):
-        code, _, error = evaluate(eval_generic, "--video", path, "--mask", *masks)
-        assert (code, error.count("\n")) == (2, 1) and says in error
-    for flags in (["--video", video], ["--data_path", tmp_path, "--mask", first], ["--top", "0"], []):
-        assert evaluate(eval_generic, *flags)[0] == 2

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.scores import naive_boundary, naive_f, naive_j
-from datasets.images import read_image, write_image, write_mask
 from datasets.frames import list_frames
+from datasets.images import read_image, write_image, write_mask
 from scoring.folders import format_table, score_folders
 from scoring.metrics import boundary_map, score_masks, statistics
 from scoring.plot import plot_scores, plt
