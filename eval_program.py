@@ -137,7 +137,8 @@ def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.d
         print("note: --amp is ignored, because half precision is slower than float32 on this processor", flush=True)
     small = sum(min(video.size) < args.size for video in videos)
     if small:
-        print(f"note: {_count(small, 'video')} smaller than --size {args.size}, segmented at full size", flush=True)
+        exceeded = _count(small, "video")
+        print(f"note: --size {args.size} exceeds the size of {exceeded}; videos are not enlarged", flush=True)
 
 
 def segment(

@@ -64,7 +64,7 @@ def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatc
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}, "b": {0: blocks((64, 48), 1)}}, frames=3)
     run = ["--data_path", data, "--size", "40", "--overwrite"]
     _, out, _ = evaluate(eval_generic, *run)
-    assert out.startswith("2 videos, 6 frames on cpu in float32\nnote: 1 video smaller than --size 40,")
+    assert out.startswith("2 videos, 6 frames on cpu in float32\nnote: --size 40 exceeds the size of 1 video;")
     assert "so far" not in out and len(re.findall(r"^[ab]: 3 frames, [0-9.]+ frames/s", out, re.M)) == 2
 
     monkeypatch.setattr(eval_program, "PROGRESS_SECONDS", 0)

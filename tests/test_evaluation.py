@@ -67,7 +67,7 @@ def test_own_folder_of_any_size_with_late_objects(tmp_path, evaluate, monkeypatc
     code, out, error = evaluate(eval_generic, "--data_path", data, *flags)
     assert code == 0, error
     small = size[0] > 24 and size[1] > 24 and "--size" in flags
-    assert ("note: 1 video smaller than --size" in out) == (not small)
+    assert ("exceeds the size of 1 video" in out) == (not small)
     result = {i: read_mask(tmp_path / "out/a b" / f"frame {i}.png") for i in range(12)}
     assert len(list((tmp_path / "out/a b").iterdir())) == 12
     assert {mask.shape for mask in result.values()} == {size}
