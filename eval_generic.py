@@ -6,41 +6,50 @@ Examples:
     python eval_generic.py --model saves/gsfm.pth --output output/clip --video clip.mp4 --mask first.png --overlay
     python eval_generic.py --model saves/gsfm.pth --output output/clip --video clip.mp4 --mask first.png 30:later.png
 
-my_videos/JPEGImages/VIDEO/ holds the frames (.jpg or .png), my_videos/Annotations/VIDEO/ a mask with the name of the
-frame for each frame on which objects first appear. A mask is as large as its frame: a palette or grey PNG whose values
-are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object). For a video file, 30:later.png is the
-mask of frame 30, counted from 0.
+my_videos/JPEGImages/VIDEO/ contains the frames (.jpg or .png), my_videos/Annotations/VIDEO/ a mask for each frame on
+which objects first appear, with the name of the frame. A mask has the size of its frame: a palette or grey PNG whose
+values are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object). For a video file, 30:later.png
+is the mask of frame 30, counted from 0.
 
-Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette and the ids of the masks, as large as the video.
-Where there is a folder my_videos/GroundTruth with masks of all frames, J and F are printed at the end.
+Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
+If there is a folder my_videos/GroundTruth with masks of all frames, J and F are printed at the end.
 Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
+import re
+import sys
 from pathlib import Path
 
 from datasets.folder import folder_videos, video_with_masks
-from evaluation import eval_parser, report, run
-from util.errors import exit_on_input_error
+from eval_program import check_is_file, eval_parser, run
+from util.errors import InputError, exit_on_input_error
 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    parser = eval_parser(__doc__, top=50)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = eval_parser(__doc__, top_k=50)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", type=Path, metavar="FOLDER", help="holds JPEGImages/ and Annotations/")
+    source.add_argument("--data_path", type=Path, metavar="FOLDER", help="contains JPEGImages/ and Annotations/")
     source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg reads; needs --mask")
-    mask_help = "mask of the first frame, or 30:FILE for frame 30; several may be given"
+    mask_help = "mask of the first frame, or 30:FILE for frame 30, counted from 0; several can be given"
     parser.add_argument("--mask", nargs="+", action="extend", metavar="FILE", help=mask_help)
+    if negative := [word for word in arguments if re.match("(--mask=)?-[0-9]+:", word)]:
+        # argparse would take it for a flag, and complain of a missing mask.
+        raise InputError(f"--mask {negative[0]}: expected FILE or N:FILE with a frame number N from 0")
     args = parser.parse_args(arguments)
     if bool(args.video) != bool(args.mask):
-        parser.error("--video and --mask belong together")
+        parser.error("--video and --mask must be given together")
     if args.video and args.videos:
-        parser.error("--videos chooses from --data_path, not with --video")
-    if args.video:
-        videos = video_with_masks(args.video, args.mask, args.size)
-    else:
-        videos = folder_videos(args.data_path, args.size, args.videos)
-    return report(run(args, videos), args.output, videos)
+        parser.error("--videos selects from --data_path and cannot be used with --video")
+    if args.data_path:
+        return run(args, folder_videos(args.data_path, args.size, args.videos))
+    check_is_file(args.video, "--video")
+    for mask in args.mask:
+        check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "--mask")
+    # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
+    video = args.video.absolute() if ":" in str(args.video) else args.video
+    return run(args, video_with_masks(video, args.mask, args.size))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train variants of the network at equal budget, several seeds each, and compare them on videos kept for validation.
+"""Train variants of the network on equal budgets with several seeds each, and compare them on validation videos.
 
 python benchmarks/ablations.py --variants gsfm stcn --seeds 1 2 3 --davis_path data/DAVIS/2016 -- \
     --stage 3 --model gsfm-small --davis_root data/DAVIS -i 2000
@@ -11,9 +11,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,9 +34,9 @@ VARIANTS = {
     "relative": ["--filter", "relative"],
 }
 EPILOG = """
-All after -- are flags of train.py, the same for each run. A run is saved under SAVES/<prefix>-<variant>-<seed>/;
-what is finished is not done again, and a run that was stopped goes on where it was. Runs with other flags need another
---prefix. {variant} and {seed} among the flags stand for those of the run, so that one stage goes on from another:
+Everything after -- is passed to train.py, in every run. A run is saved in SAVES/<prefix>-<variant>-<seed>/. Finished
+runs are not repeated, and interrupted ones are resumed. Runs with other flags need another --prefix. {variant} and
+{seed} in the flags are replaced by those of the run, so that one stage can start from another:
 
 python benchmarks/ablations.py --prefix s3 --davis_path data/DAVIS/2016 -- \\
     --stage 3 --load_network saves/s0-{variant}-{seed}/s0-{variant}-{seed}_2000.pth --davis_root data/DAVIS -i 2000
@@ -46,7 +44,7 @@ python benchmarks/ablations.py --prefix s3 --davis_path data/DAVIS/2016 -- \\
 
 
 def call(log: Path, script: str, *options: str | Path, threads: int | None) -> None:
-    """Run a program of this project, its output appended to ``log``. Raises `InputError` if it fails."""
+    """Run a program of this project and append its output to ``log``. Raises `InputError` if it fails."""
     command = [sys.executable, str(ROOT / script), *map(str, options)]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with log.open("a") as file:
@@ -54,11 +52,11 @@ def call(log: Path, script: str, *options: str | Path, threads: int | None) -> N
         file.flush()
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if code:
-        raise InputError(f"{script} ended with code {code}; its output: {log}")
+        raise InputError(f"{script} failed with exit code {code}; see {log}")
 
 
 def train_and_score(variant: str, seed: int, training: list[str], args: argparse.Namespace) -> dict[str, float]:
-    """J&F, J and F in percent of one run, and of each video."""
+    """J&F, J and F of one run and J&F of each video, in percent."""
     flags = flags_of(variant, seed, training)
     name = f"{args.prefix}-{variant}-{seed}"
     config = settings(name, flags)
@@ -69,14 +67,14 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
     record = folder / "flags.txt"
     if begun(config) and record.is_file() and record.read_text() != shlex.join(flags):
-        raise InputError(f"{folder}: holds a run with other flags ({record.name}); expected another --prefix")
+        raise InputError(f"{folder}: contains a run with other flags ({record.name}); expected another --prefix")
     record.write_text(shlex.join(flags))
     if not weights.is_file():
         resume = ["--load_model", checkpoint, *without(flags, "--load_network")]
         start = resume if begun(config) else ["--overwrite", *flags]
         call(log, "train.py", "--id", name, *start, threads=threads)
     if not weights.is_file():
-        raise InputError(f"{name}: the training was stopped; the same command goes on with it")
+        raise InputError(f"{name}: the training was interrupted; repeat the command to resume it")
     output = args.output / name
     data = ["--davis_path", args.davis_path, "--split", args.split, "--size", str(args.size)]
     call(log, "eval_davis_2016.py", "--model", weights, "--output", output, *data, threads=threads)
@@ -89,13 +87,13 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
 
 
 def flags_of(variant: str, seed: int, training: list[str]) -> list[str]:
-    """The flags of train.py for one run, ``{variant}`` and ``{seed}`` filled in."""
+    """The flags of train.py for one run, with ``{variant}`` and ``{seed}`` filled in."""
     filled = [flag.replace("{variant}", variant).replace("{seed}", str(seed)) for flag in training]
     return [*filled, *VARIANTS[variant], "--seed", str(seed)]
 
 
 def without(flags: list[str], name: str) -> list[str]:
-    """The flags less one that takes a value, as ``name value`` or ``name=value``."""
+    """The flags without one that takes a value, as ``name value`` or ``name=value``."""
     return [
         flag
         for before, flag in zip(["", *flags], flags, strict=False)
@@ -104,24 +102,24 @@ def without(flags: list[str], name: str) -> list[str]:
 
 
 def files(config: TrainConfig) -> tuple[Path, Path]:
-    """Where a run leaves its last weights and its checkpoint."""
+    """The final weights and the checkpoint of a run."""
     folder = config.saves / config.id
     return folder / f"{config.id}_{config.recipe.iterations}.pth", folder / f"{config.id}_checkpoint.pth"
 
 
 def begun(config: TrainConfig) -> bool:
-    """Whether a run has left anything to go on from; faulty flags leave nothing."""
+    """Whether a run has saved anything."""
     return any(path.is_file() for path in files(config))
 
 
 def settings(name: str, flags: list[str]) -> TrainConfig:
-    """What train.py will use. Raises `InputError`, before hours of work, for flags that do not fit together."""
+    """The settings that train.py will use. Raises `InputError`, before hours of work, for inconsistent flags."""
     config = parse_config(["--id", name, *without(flags, "--load_network")])
     return config if begun(config) else parse_config(["--id", name, *flags])
 
 
 def table(results: dict[str, dict[int, dict[str, float]]]) -> str:
-    """A row per variant: mean ± standard deviation over its seeds, and the difference from the first, seed by seed."""
+    """A Markdown row per variant: mean ± standard deviation over seeds, and the paired difference from the first."""
     base = next(iter(results.values()))
     lines = ["| variant | seeds | J&F | J | F | against the first |", "|---|---|---|---|---|---|"]
     for variant, runs in results.items():
@@ -137,45 +135,41 @@ def spread(values: list[float], sign: str = "") -> str:
     return f"{statistics.mean(values):{sign}.1f}{deviation}"
 
 
-@contextmanager
-def cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """What has not begun does not begin any more after an error or Ctrl-C."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--variants", nargs="+", choices=VARIANTS, default=["gsfm", "stcn"], help="the first is compared against")
+    add(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=["gsfm", "stcn"],
+        help="the first is the baseline",
+    )
     add("--seeds", type=int, nargs="+", default=[1], metavar="N", help="seeds of weights and data (default 1)")
-    add("--prefix", default="ablation", help="of the names of the runs (default %(default)s)")
+    add("--prefix", default="ablation", help="prefix of the runs' names (default %(default)s)")
     add("--davis_path", type=Path, default="data/DAVIS/2016", help="DAVIS 2016 layout (default %(default)s)")
-    add("--split", choices=SPLITS[2016], default="val", help="its videos for validation (default %(default)s)")
-    add("--size", type=int, default=480, help="short side to evaluate at (default %(default)s)")
+    add("--split", choices=SPLITS[2016], default="val", help="validation videos (default %(default)s)")
+    add("--size", type=int, default=480, help="shorter side at inference (default %(default)s)")
     add("--output", type=Path, default="output/ablations", help="masks and tables (default %(default)s)")
-    add("--jobs", type=int, default=1, help="runs at a time, which share the cores (default %(default)s)")
+    add("--jobs", type=int, default=1, help="concurrent runs, which divide the cores (default %(default)s)")
     add("training", nargs="+", help="flags of train.py, after --")
     args = parser.parse_args(arguments)
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: expected at least 1")
     if own := {"--id", "--load_model", "--seed"}.intersection(args.training):
-        parser.error(f"{own.pop()}: is set for each run here, and cannot be among the flags of train.py")
+        parser.error(f"{own.pop()}: is set by this program and cannot be given for train.py")
     runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]
     for variant, seed in runs:
         settings(f"{args.prefix}-{variant}-{seed}", flags_of(variant, seed, args.training))
     args.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
-    with ThreadPoolExecutor(args.jobs) as pool, cancelling(pool):
-        waiting = [pool.submit(train_and_score, variant, seed, args.training, args) for variant, seed in runs]
-        for (variant, seed), run in zip(runs, waiting, strict=True):
-            results[variant][seed] = run.result()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        scores = pool.map(lambda run: train_and_score(run[0], run[1], args.training, args), runs)
+        for (variant, seed), result in zip(runs, scores, strict=True):
+            results[variant][seed] = result
             print(f"{variant}, seed {seed}: J&F {results[variant][seed]['J&F']:.1f}", flush=True)
             with atomic_path(args.output / f"{args.prefix}.json") as temporary:
                 temporary.write_text(json.dumps({"training": args.training, "size": args.size} | results, indent=1))

@@ -172,7 +172,7 @@ def main() -> None:
     config = NetworkConfig.preset(args.model, spectrum=args.spectrum)
     plain = Network(config).to(device).eval()
     variants = {name: (variant(plain, name), name.endswith("amp")) for name in args.variants}
-    half = half_precision(device)
+    half = half_precision(device) or torch.bfloat16  # also measured where it does not pay
     with torch.inference_mode():
         peaks = {
             str(dtype).removeprefix("torch."): convolution_peak(device, dtype, clock) for dtype in (torch.float32, half)

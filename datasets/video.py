@@ -52,15 +52,15 @@ class Video:
     outputs: tuple[str, ...] | None  # names of the frames that are needed; None: known only after decoding
     fps: Fraction  # of previews
     masks: tuple[Path, ...]  # the given masks
-    folder: Path  # that holds the frames, or the video file
+    sources: tuple[Path, ...]  # the files of the frames, or the video file
     jobs: Callable[[], Generator[Job, None, None]]  # one per frame; a job that returns None ends the video
     workers: int  # threads that decode
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Generator[VideoFrame, None, None]:
         return _in_order(self.jobs(), self.workers, depth=self.workers + 3)
 
 
-def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Iterator[VideoFrame]:
+def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Generator[VideoFrame, None, None]:
     """Run jobs in threads, at most ``depth`` of them ahead of the caller; yield their results in order."""
     pending: deque[Future[VideoFrame | None]] = deque()
     with closing(jobs), ThreadPoolExecutor(workers) as pool:
@@ -177,7 +177,7 @@ def frames_video(
         outputs=tuple(p.stem for p in frames if needed is None or p.stem in needed),
         fps=Fraction(24),
         masks=tuple(masks.values()),
-        folder=frames[0].parent,
+        sources=tuple(frames),
         jobs=lambda: (partial(load, path) for path in frames),
         workers=WORKERS,
     )
@@ -247,7 +247,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         outputs=None,
         fps=fps,
         masks=tuple(masks.values()),
-        folder=path.parent,
+        sources=(path,),
         jobs=jobs,
         workers=1,  # a decoder returns its frames one after the other
     )

@@ -1,4 +1,4 @@
-"""Masks drawn over a video: an H.264 MP4 and a contact sheet, written while the frames arrive."""
+"""A video with its masks drawn in: an H.264 MP4 and a contact sheet, written frame by frame."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from util.errors import InputError
 from util.files import atomic_path
 
 SHEET_FRAMES, SHEET_COLUMNS = 8, 4
-SHEET_POOL = 64  # thumbnails that the sheet is chosen from
-THUMB = 320  # pixels, longer side
-CAPTION = 16  # pixels below each thumbnail
+SHEET_POOL = 64  # number of thumbnails from which those of the sheet are chosen
+THUMB = 320  # longer side of a thumbnail in pixels
+CAPTION = 16  # height of a caption in pixels
 
 AddFrame = Callable[[str, np.ndarray, np.ndarray], None]
 
@@ -25,14 +25,16 @@ AddFrame = Callable[[str, np.ndarray, np.ndarray], None]
 def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame]:
     """Yield ``add(name, image H×W×3 uint8, ids H×W uint8)``, to be called for each frame in order.
 
-    At the end ``video`` (yuv420p; odd sizes get a last row or column twice) and ``sheet`` (PNG of evenly spaced
-    frames) appear together; after an exception neither does. Holds few thumbnails, whatever the length.
-    Raises `InputError` when a file cannot be written.
+    At the end, ``video`` (yuv420p; the last row or column of odd sizes is repeated) and ``sheet`` (PNG of evenly spaced
+    frames) appear together; after an exception, neither does. At most `SHEET_POOL` thumbnails are held in memory.
+    Raises `InputError` if a file cannot be written.
     """
-    thumbs, every, seen = [], 1, 0
+    thumbs: list[tuple[str, Image.Image]] = []
+    every, seen = 1, 0
     with atomic_path(video) as temporary:
         try:
-            with av.open(str(temporary), "w", format="mp4") as container:
+            # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
+            with av.open(str(temporary.absolute()), "w", format="mp4") as container:
                 stream = container.add_stream("libx264", rate=fps.limit_denominator(1001), options={"crf": "20"})
                 stream.pix_fmt = "yuv420p"
 
@@ -46,7 +48,7 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
                     if seen % every == 0:
                         thumbs.append((name, _thumbnail(drawn)))
-                    if len(thumbs) == SHEET_POOL:  # the length is unknown: thin out, go on at half the rate
+                    if len(thumbs) == SHEET_POOL:  # of unknown length: keep every second from now on
                         thumbs, every = thumbs[::2], 2 * every
                     seen += 1
 
@@ -65,7 +67,7 @@ def _thumbnail(image: np.ndarray) -> Image.Image:
 
 
 def contact_sheet(thumbs: list[tuple[str, Image.Image]]) -> np.ndarray:
-    """H×W×3 uint8: captioned pictures of one size in rows of four."""
+    """H×W×3 uint8: captioned images of equal size in rows of four."""
     columns = min(SHEET_COLUMNS, len(thumbs))
     rows = -(-len(thumbs) // columns)
     width = max(thumbs[0][1].width, 80) + 4

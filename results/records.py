@@ -1,99 +1,149 @@
-"""The result files of a video: where they are, whether they are complete, and a thread that writes them."""
+"""The result files of each video, and the record that says how they were made and whether they are complete.
+
+The record of a video is ``output/.records/<video>.json``: hidden and outside the video's folder, which thus contains
+nothing but PNGs, as benchmark servers expect. It is written before the first frame, without files, and again after the
+last one. Files of a video that has any record are this program's own and may be deleted.
+"""
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
+from datasets.video import Video
 from util.errors import InputError
 from util.files import atomic_path
 
-WRITE_BEHIND = 8  # results that may wait for the writer thread
-
 
 class VideoResults:
-    """The files of one video, and the record that says whether they are complete and how they were made.
+    """The result files of one video and their record.
 
-    ``video`` is a `datasets.video.Video`; ``settings`` are JSON values that the results depend on besides its masks.
-    Raises `InputError` if the results would replace the input.
+    Args:
+        output, subfolder: PNGs go to ``output/subfolder/<video>/``.
+        settings: JSON values on which the results depend besides the video and its masks.
+        overlay: whether ``output/overlay/<video>.mp4`` and ``.png`` belong to the results.
+
+    Raises `InputError` if the frames or masks cannot be read.
     """
 
-    def __init__(self, video, output: Path, subfolder: str, settings: dict, overlay: bool):
-        self.video = video
+    def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
+        self.video, self.output = video, output
         self.folder = output / subfolder / video.name
-        for source in (video.folder, *(mask.parent for mask in video.masks)):
-            if self.folder.resolve() == source.resolve():
-                raise InputError(f"{source}: the results would replace the input; expected another --output")
-        previews = output / "overlay"
-        if overlay and self.folder == previews:
-            raise InputError(f"{video.folder}: a video of this name cannot be drawn with --overlay; expected another")
-        self.overlay = (previews / f"{video.name}.mp4", previews / f"{video.name}.png") if overlay else ()
-        # Hidden and outside the video's folder, which so holds nothing but PNGs, as benchmark servers expect.
-        self.record = output / ".finished" / f"{video.name}.json"
-        masks = hashlib.sha256()
-        for mask in video.masks:
-            masks.update(mask.read_bytes())
-        self.made_with = {**settings, "frames": video.num_frames, "masks": masks.hexdigest()}
+        previews = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
+        self.overlay = previews if overlay else None
+        self.record = output / ".records" / f"{video.name}.json"
+        try:
+            stats = [(path.name, path.stat()) for path in video.sources]
+            frames = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+            masks = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in video.masks]
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        self.made_with = {**settings, "frames": _digest(frames), "masks": _digest(masks)}
 
     def png(self, name: str) -> Path:
+        """The mask of frame ``name``."""
         return self.folder / f"{name}.png"
 
     def are_finished(self) -> bool:
-        """Raises `InputError` if they are, but were made with other settings or masks."""
-        if not self.record.is_file():
-            return False
-        record = json.loads(self.record.read_text())
-        if self.video.outputs is None:
-            complete = len(list(self.folder.glob("*.png"))) >= record["frames"]
-        else:
-            complete = all(_holds_something(self.png(name)) for name in self.video.outputs)
-        if not complete or not all(path.is_file() for path in self.overlay):
-            return False
-        other = [key for key, value in self.made_with.items() if record["made_with"].get(key) != value]
-        if other:
+        """Whether all files are there as they were written. A damaged record or file counts as not finished.
+
+        Raises `InputError` if the files were made with other settings, frames or masks, or by another program.
+        """
+        if not self.record.exists() and any(self.folder.glob("*.png")):
             raise InputError(
-                f"{self.folder}: holds finished results of a run with different {', '.join(other)};"
+                f"{self.folder}: contains PNGs that are not results of this program;"
                 " expected --overwrite or another --output"
             )
-        return True
+        made_with, files = self._read()
+        intact = all(found and _fingerprint(self.output / name) == found for name, found in files.items())
+        if not files or not intact:
+            return False
+        different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
+        if different:
+            raise InputError(
+                f"{self.folder}: contains finished results of a run with different {', '.join(different)};"
+                " expected --overwrite or another --output"
+            )
+        return {self._name(path) for path in self._paths(self.video.outputs or ())} <= files.keys()
 
     def begin(self) -> None:
-        """Take away what an earlier run finished or was killed at, so that none of it is left among the new files."""
-        for file in (self.folder / "*.png", self.record, *self.overlay):
+        """Delete what earlier runs left, finished or not, so that none of it stays among the new files."""
+        for file in (self.folder / "*.png", self.record, *(self.overlay or ())):
             for path in file.parent.glob(f".{file.name}.*.tmp"):
                 path.unlink()
-        if self.record.is_file():
-            for path in self.folder.glob("*.png"):
-                path.unlink()
-            self.record.unlink()
+        self._write({})
+        for path in (*self.folder.glob("*.png"), *(self.overlay or ())):
+            path.unlink(missing_ok=True)
 
-    def finish(self, frames: int) -> None:
-        """Record that ``frames`` PNGs and the overlay are complete."""
+    def finish(self, names: Iterable[str]) -> None:
+        """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
+        self._write({self._name(path): _fingerprint(path) for path in self._paths(names)})
+
+    def _paths(self, names: Iterable[str]) -> list[Path]:
+        return [*map(self.png, names), *(self.overlay or ())]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.output).as_posix()
+
+    def _read(self) -> tuple[dict, dict]:
+        """``made_with`` and the fingerprints of the files by name, both empty without an intact record."""
+        try:
+            content = json.loads(self.record.read_bytes())
+            made_with, files = content["made_with"], content["files"]
+        except (OSError, ValueError, KeyError, TypeError):  # killed or powered off while writing
+            return {}, {}
+        return (made_with, files) if isinstance(made_with, dict) and isinstance(files, dict) else ({}, {})
+
+    def _write(self, files: dict) -> None:
         with atomic_path(self.record) as temporary:
-            temporary.write_text(json.dumps({"frames": frames, "made_with": self.made_with}))
+            temporary.write_text(json.dumps({"made_with": self.made_with, "files": files}))
 
 
-def _holds_something(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0  # a power cut may leave empty files
+def check_inputs_survive(results: Sequence[VideoResults], inputs: Iterable[Path]) -> None:
+    """Raise `InputError` if the results would replace anything that is read.
+
+    That is the frames and masks of all videos, the folders that they are in, and ``inputs``: further files, and
+    folders of masks, which need not exist yet.
+    """
+    protected = {_identity(path): path for path in inputs}
+    for result in results:
+        files = {*result.video.sources, *result.video.masks}
+        for path in chain(files, {path.parent for path in files}):
+            protected[_identity(path)] = path
+    for result in results:
+        for path in (result.folder, result.record, *(result.overlay or ())):
+            if replaced := protected.get(_identity(path)):
+                raise InputError(f"{replaced}: the results would replace the input; expected another --output")
+        if result.overlay and result.folder == result.overlay[0].parent:
+            raise InputError(f"{result.folder}: no place for a video of this name with --overlay; rename the video")
 
 
-class WriteBehind:
-    """One thread that runs calls in order, a bounded number behind; its first error is raised by `put` or the end."""
+def _identity(path: Path) -> object:
+    """Equal for all names of one file or folder: through links, or in other case where the system ignores case."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return path.resolve()
+    return stat.st_dev, stat.st_ino
 
-    def __enter__(self) -> "WriteBehind":
-        self.pool, self.waiting = ThreadPoolExecutor(1), deque()
-        return self
 
-    def put(self, function: Callable, *args) -> None:
-        """Queue ``function(*args)``; waits while too many are queued."""
-        self.waiting.append(self.pool.submit(function, *args))
-        while len(self.waiting) > WRITE_BEHIND or self.waiting and self.waiting[0].done():
-            self.waiting.popleft().result()
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
-    def __exit__(self, kind, *_) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            for call in self.waiting:
-                call.result()
+
+def _fingerprint(path: Path) -> list[int] | None:
+    """Size in bytes and a checksum of both ends; None for a missing file.
+
+    Cheap, yet reveals a file that was cut off, or that a power failure filled with zeros.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            ends = file.read(64)
+            file.seek(max(0, size - 64))
+            return [size, zlib.crc32(ends + file.read())]
+    except OSError:
+        return None

@@ -1,4 +1,4 @@
-"""Scores of folders of masks: which frames and objects count, their means, a table."""
+"""Scores of folders of masks: which frames and objects count, means over them, and a table."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.frames import natural_order
 from datasets.images import read_mask
 from scoring.metrics import FrameScore, Statistics, Summary, score_masks, statistics
 from util.errors import InputError
 from util.parallel import parallel_map
 
-NOWHERE = FrameScore(1.0, 1.0, False)  # an object in neither mask
+ABSENT = FrameScore(1.0, 1.0, False)  # of an object in neither mask
 
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object of one video. ``j`` and ``f``: float64 in [0, 1], one value for each scored frame."""
+    """One object of one video. ``j`` and ``f``: float64 in [0, 1], one value per scored frame."""
 
     video: str
     id: int
@@ -33,14 +34,14 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score_folders` found: objects ordered by video and id."""
+    """The result of `score_folders`."""
 
-    objects: list[ObjectScore]
-    notes: list[str]  # what was left out
-    files: dict[str, dict[str, tuple[Path, Path]]]  # video, frame: ground truth and prediction
+    objects: list[ObjectScore]  # ordered by video and id
+    notes: list[str]  # what was ignored
+    files: dict[str, dict[str, tuple[Path, Path]]]  # video → frame → ground truth and prediction
 
     def summary(self, keep: Callable[[ObjectScore], bool] = lambda score: True) -> Summary:
-        """Means over the objects that ``keep`` selects (default: all; each object counts the same)."""
+        """Means over the objects that ``keep`` selects (default: all). Each object has the same weight."""
         kept = [score.summary for score in self.objects if keep(score)]
         j = Statistics(*np.mean([summary.j for summary in kept], axis=0).tolist())
         f = Statistics(*np.mean([summary.f for summary in kept], axis=0).tolist())
@@ -49,7 +50,10 @@ class Scores:
     def videos(self) -> dict[str, Summary]:
         """Means over the objects of each video."""
         names = dict.fromkeys(score.video for score in self.objects)
-        return {name: self.summary(lambda score, name=name: score.video == name) for name in names}
+        return {name: self._video_summary(name) for name in names}
+
+    def _video_summary(self, video: str) -> Summary:
+        return self.summary(lambda score: score.video == video)
 
 
 def score_folders(
@@ -62,22 +66,26 @@ def score_folders(
 ) -> Scores:
     """Score a folder of masks against the ground truth: ``<video>/<frame>.png``, or the frames of one video.
 
-    An object is scored from the frame after the one it first appears on (there a semi-supervised program is given its
-    mask) to the last but one of the video; with ``all_frames`` on all frames. Ids may have gaps; in a mask that holds
-    nothing but 0 and 255, 255 is object 1. Predictions without ground truth are left out with a note.
+    An object is scored from the frame after its first, whose mask a semi-supervised program is given, to the last but
+    one of the video (in `natural_order`), or on all frames with ``all_frames``. Ids may have gaps; in a mask that
+    contains only 0 and 255, 255 is object 1. Predictions without ground truth are ignored with a note.
 
-    ``videos``: names to score (default: all that have ground truth). ``workers``: threads (default: one for each core).
-    ``frames``: names of the frames that exist for this purpose, by video (default: all that have ground truth). Raises
-    `InputError` before anything is read for missing videos and frames, later for unreadable masks and other sizes.
+    Args:
+        videos: names of the videos to score (default: all that have ground truth).
+        workers: number of threads (default: one per core).
+        frames: video → names of its frames; ground truth of other frames is ignored (default: all are used).
+
+    Raises `InputError` for missing videos and frames before any mask is read, and later for unreadable masks and masks
+    of different sizes.
     """
     truth_masks, predicted_masks = (_list_masks(Path(folder), Path(truth).name) for folder in (truth, prediction))
     videos = list(truth_masks if videos is None else videos)
-    for video in truth_masks.keys() & (frames or {}).keys():
-        truth_masks[video] = {name: path for name, path in truth_masks[video].items() if name in frames[video]}
+    for video, kept in (frames or {}).items():
+        truth_masks[video] = {name: path for name, path in truth_masks.get(video, {}).items() if name in kept}
 
-    pairs = {}  # video: (ground truth, prediction) of each frame to read
+    pairs = {}  # video → (ground truth, prediction) of each frame to read
     for video in videos:
-        if video not in truth_masks:
+        if not truth_masks.get(video):
             raise InputError(f"{Path(truth) / video}: no ground truth; expected a folder of PNG masks")
         if video not in predicted_masks:
             raise InputError(f"{Path(prediction) / video}: no prediction; expected a folder of PNG masks")
@@ -88,23 +96,24 @@ def score_folders(
     notes, objects = [], []
     for video in videos:
         names = [path.stem for path, _ in pairs[video]]
-        found, ignored = _objects(video, names, list(itertools.islice(results, len(names))), all_frames)
-        objects += found
-        notes += ignored
+        frame_scores = list(itertools.islice(results, len(names)))
+        video_objects, video_notes = _objects(video, names, frame_scores, all_frames)
+        objects += video_objects
+        notes += video_notes
     if not objects:
-        raise InputError(f"{truth}: nothing to score; expected masks with objects, ids above 0")
-    if extra := [name for name in predicted_masks if name not in truth_masks]:
-        notes.append(f"ignored videos without ground truth: {_enumerate(extra)}")
-    if extra := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in videos):
-        notes.append(f"ignored {extra} predicted masks of frames without ground truth")
-    files = {video: {path.stem: (path, other) for path, other in found} for video, found in pairs.items()}
+        raise InputError(f"{truth}: nothing to score; expected masks with objects (ids above 0)")
+    if extra_videos := [name for name in predicted_masks if name not in truth_masks]:
+        notes.append(f"ignored videos without ground truth: {_enumerate(extra_videos)}")
+    if extra_frames := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in videos):
+        notes.append(f"ignored {extra_frames} predicted masks of frames without ground truth")
+    files = {video: {path.stem: (path, other) for path, other in paths} for video, paths in pairs.items()}
     return Scores(objects, notes, files)
 
 
 def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) -> str:
-    """Scores in per cent as lines of text: global, per video and, where a video has several, per object.
+    """Scores in percent as lines of text: global, per video and, for videos with several objects, per object.
 
-    ``groups``: further lines under the global one.
+    ``groups``: further lines below the global one.
     """
     width = max(len(name) for name in ("global", *(groups or ()), *(s.video + " 255" for s in scores.objects)))
     head = "".join(f"{name:>10}" for name in ("J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"))
@@ -125,15 +134,16 @@ def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) ->
 
 
 def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
-    """{video: {frame name: path}} in order of name, for a folder of video folders or of one video's masks.
+    """Video → frame name → path, in order, for a folder of video folders or of the masks of one video.
 
-    ``name``: of the video in the latter case.
+    ``name``: the video's name in the latter case.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
 
     def masks(folder: Path) -> dict[str, Path]:
-        return {path.stem: path for path in sorted(folder.glob("[!.]*.png"), key=_number_order)}
+        paths = sorted(folder.glob("[!.]*.png"), key=lambda path: natural_order(path.stem))
+        return {path.stem: path for path in paths}
 
     videos = {path.name: masks(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     videos = {name: found for name, found in videos.items() if found} or {name: masks(folder)}
@@ -142,18 +152,13 @@ def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
     return videos
 
 
-def _number_order(path: Path) -> tuple[int, str]:
-    """Sort key under which 9.png comes before 10.png."""
-    return len(path.stem), path.stem
-
-
 def _pair(
     truth: dict[str, Path], prediction: dict[str, Path], all_frames: bool, folder: Path
 ) -> list[tuple[Path, Path]]:
-    """Ground truth and prediction of each frame to read, in order.
+    """Ground truth and prediction of each frame to read, in order; ``folder`` holds the video's predictions.
 
-    Without ``all_frames`` the last frame is left out and the first stands beside itself: it is read only for
-    the objects that it introduces.
+    Without ``all_frames`` the last frame is left out, and the first is paired with itself: it is read only for the
+    objects that it introduces.
     """
     names = list(truth)
     given, scored = ([], names) if all_frames else (names[:1], names[1:-1])
@@ -175,12 +180,12 @@ def _score_files(pair: tuple[Path, Path]) -> dict[int, FrameScore]:
     truth, prediction = (read_objects(path) for path in pair)
     if prediction.shape != truth.shape:
         sizes = [f"{width}×{height}" for height, width in (prediction.shape, truth.shape)]
-        raise InputError(f"{pair[1]}: is {sizes[0]}; expected {sizes[1]}, the size of {pair[0]}")
+        raise InputError(f"{pair[1]}: is {sizes[0]} pixels; expected {sizes[1]}, the size of {pair[0]}")
     return score_masks(truth, prediction)
 
 
 def read_objects(path: Path) -> np.ndarray:
-    """H×W uint8 ids of a mask file, a 0/255 mask as object 1. Raises `InputError`."""
+    """H×W uint8 ids of a mask file; a 0/255 mask becomes object 1. Raises `InputError` like `read_mask`."""
     ids = read_mask(path)
     return (ids == 255).view(np.uint8) if ids.max(initial=0) == 255 else ids
 
@@ -188,16 +193,16 @@ def read_objects(path: Path) -> np.ndarray:
 def _objects(
     video: str, names: list[str], frames: list[dict[int, FrameScore]], all_frames: bool
 ) -> tuple[list[ObjectScore], list[str]]:
-    """The scores of one video by object, and notes on what is left out."""
-    first = {}  # id: index of the frame it first appears on
-    for index, scores in enumerate(frames):
-        for object_id, score in scores.items():
+    """The scores of one video per object, and notes on what was ignored."""
+    first: dict[int, int] = {}  # id → index of the frame on which it first appears
+    for index, frame in enumerate(frames):
+        for object_id, score in frame.items():
             if score.in_truth:
                 first.setdefault(object_id, index)
     objects, notes = [], []
     for object_id in sorted(first):
         start = 0 if all_frames else first[object_id] + 1
-        scores = [frame.get(object_id, NOWHERE) for frame in frames[start:]]
+        scores = [frame.get(object_id, ABSENT) for frame in frames[start:]]
         if scores:
             j, f, _ = np.array(scores).T
             objects.append(ObjectScore(video, object_id, names[start:], j, f))
@@ -208,6 +213,6 @@ def _objects(
     return objects, notes
 
 
-def _enumerate(things: list) -> str:
-    shown = ", ".join(map(str, things[:5]))
-    return shown if len(things) <= 5 else f"{shown} and {len(things) - 5} more"
+def _enumerate(items: list) -> str:
+    shown = ", ".join(map(str, items[:5]))
+    return shown if len(items) <= 5 else f"{shown} and {len(items) - 5} more"

@@ -79,7 +79,7 @@ def open_submission(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*.*") if file.is_file()]
-        own = (".finished/", "overlay/")  # of the eval scripts
+        own = (".records/", "overlay/")  # of the eval scripts
         return sorted(name for name in names if not name.startswith(own)), lambda name: (path / name).read_bytes()
     try:
         archive = zipfile.ZipFile(path)

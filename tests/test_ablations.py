@@ -31,7 +31,7 @@ def test_a_variant_is_trained_and_scored_once(tmp_path, capsys):
     assert "--no-lfm --seed 7" in log and "lfm=False" in log and "blackswan" in log
 
     main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
-    assert weights.stat().st_mtime_ns == written and "finished before" in (saves / name / "output.txt").read_text()
+    assert weights.stat().st_mtime_ns == written and "already finished" in (saves / name / "output.txt").read_text()
     assert capsys.readouterr().out.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == 2
     faulty = {"--crop 47": "--crop 47", "--lr 1e-3": "another --prefix", "--id mine": "--id"}
     for flags, message in faulty.items():

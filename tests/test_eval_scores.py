@@ -1,5 +1,7 @@
 """The eval scripts print J and F where there is ground truth, and only there."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,23 +9,45 @@ import eval_davis
 import eval_davis_2016
 import eval_generic
 import eval_youtube
+import evaluation
 from datasets.images import write_image, write_mask
-from model.network import save_network
+from inference_core import InferenceCore
 from scoring.folders import format_table, score_folders
 from tests.folders import frame, ids_at, make_testdev, make_youtube
 
 
 @pytest.fixture
-def evaluate(tmp_path, tiny_network, capsys):
-    """``evaluate(script, *flags)`` → what it printed; results go to tmp_path/out."""
-    save_network(tmp_path / "tiny.pth", tiny_network())
+def evaluate(evaluate):
+    """``evaluate(script, *flags)`` → what it printed."""
 
     def call(script, *flags):
-        flags = [*flags, "--model", tmp_path / "tiny.pth", "--output", tmp_path / "out", "--device", "cpu"]
-        script.main([str(flag) for flag in flags])
-        return capsys.readouterr().out
+        code, printed, error = evaluate(script, *flags)
+        assert code == 0, error
+        return printed
 
     return call
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """The `InferenceCore` of each video that is segmented."""
+    made = []
+
+    def spy(*args):
+        made.append(InferenceCore(*args))
+        return made[-1]
+
+    monkeypatch.setattr(evaluation, "InferenceCore", spy)
+    return made
+
+
+def check_defaults(output, video, engines, top_k):
+    """The published settings, in the engine and in the record of the results."""
+    used = json.loads((output / f".records/{video}.json").read_text())["made_with"]
+    expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "size": 480, "precision": "float32"}
+    assert {name: used[name] for name in expected} == expected
+    assert (used["max_memory_frames"], used["memory"]) == (None, "space_time")
+    assert (engines[-1].make_memory().top_k, engines[-1].mem_every, engines[-1].include_last) == (top_k, 3, False)
 
 
 def add_video(base, name, frames, masks=None, binary=False):
@@ -33,7 +57,7 @@ def add_video(base, name, frames, masks=None, binary=False):
             write_mask(base / f"Annotations/480p/{name}/{t:05d}.png", ids_at(t, *((1,) if binary else (1, 4))), binary)
 
 
-def test_davis(tmp_path, evaluate):
+def test_davis(tmp_path, evaluate, engines):
     base = tmp_path / "data/trainval"
     add_video(base, "camel", 5)
     add_video(base, "goat", 6)
@@ -42,19 +66,22 @@ def test_davis(tmp_path, evaluate):
     table = format_table(score_folders(base / "Annotations/480p", tmp_path / "out", ["camel", "goat"]))
     assert table in printed and "goat   4" in table and "cows" not in table
     again = evaluate(eval_davis, "--davis_path", tmp_path / "data", "--videos", "camel,goat,cows")
-    assert "0 videos done, 3 were finished before" in again and table in again
+    assert "0 videos segmented, 3 already finished" in again and table in again
+    check_defaults(tmp_path / "out", "camel", engines, top_k=50)
 
 
-def test_davis_2016_and_testdev(tmp_path, evaluate):
+def test_davis_2016_and_testdev(tmp_path, evaluate, engines):
     add_video(tmp_path / "2016", "camel", 5, binary=True)
     assert "camel " in evaluate(eval_davis_2016, "--davis_path", tmp_path / "2016", "--videos", "camel")
+    check_defaults(tmp_path / "out", "camel", engines, top_k=20)
     flags = ["--davis_path", make_testdev(tmp_path / "2017"), "--split", "testdev"]
     assert "J&F" not in evaluate(eval_davis, *flags)
 
 
-def test_ground_truth_beside_the_given_masks(tmp_path, evaluate):
+def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines):
     data = make_youtube(tmp_path / "data")
     assert "J&F" not in evaluate(eval_youtube, "--yv_path", data)
+    check_defaults(tmp_path / "out", "aa", engines, top_k=50)
     for t in range(16):
         for video in ("aa", "bb"):
             ids = ids_at(t, 2, 3, 9)
@@ -68,3 +95,4 @@ def test_ground_truth_beside_the_given_masks(tmp_path, evaluate):
         write_mask(own / f"GroundTruth/v/{t:05d}.png", ids_at(t, 1))
     write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
     assert "\nv " in evaluate(eval_generic, "--data_path", own)
+    check_defaults(tmp_path / "out", "v", engines, top_k=50)

@@ -75,7 +75,7 @@ def submit(tmp_path, data, capsys):
 def test_valid_submissions_pass_and_are_packed_reproducibly(tmp_path, submit, dataset):
     files = valid_files(dataset)
     assert submit(dataset, files.items())[0] == 0
-    beside = {".finished/aa.json": b"{}", "overlay/aa.png": b"", "Annotations/aa/00099.png": b"extra", "notes.txt": b""}
+    beside = {".records/aa.json": b"{}", "overlay/aa.png": b"", "Annotations/aa/00099.png": b"extra", "notes.txt": b""}
     zips = []
     for order in (1, -1):
         given, output = [*files.items(), *beside.items()][::order], tmp_path / "out.zip"

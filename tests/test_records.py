@@ -1,0 +1,184 @@
+"""Records of results: what counts as finished, what is segmented again, and what is never replaced."""
+
+import json
+import os
+from functools import partial
+
+import pytest
+import torch
+
+import eval_generic
+import eval_program
+import eval_youtube
+from datasets.images import read_mask, write_image, write_mask
+from inference_core import InferenceCore
+from model.network import save_network
+from tests.folders import make_youtube
+from tests.videos import blocks, check_files, names, own_data, picture, write_first_mask, write_video
+
+
+def test_finished_videos_are_skipped_until_asked_otherwise(tmp_path, evaluate):
+    mask = blocks((32, 48), 1)
+    data = own_data(tmp_path / "data", {"a": {0: mask}, "b": {0: mask}})
+    folder = tmp_path / "out"
+    run = ["--data_path", data]
+    assert evaluate(eval_generic, *run)[0] == 0
+
+    def stamps(video):
+        return {p.name: p.stat().st_mtime_ns for p in (folder / video).iterdir()}
+
+    before = stamps("a"), stamps("b")
+    (folder / "b/00003.png").unlink()
+    code, out, _ = evaluate(eval_generic, *run)
+    assert code == 0 and "1 video segmented, 1 already finished" in out
+    assert stamps("a") == before[0]
+    assert len(stamps("b")) == 6 and stamps("b")["00000.png"] > before[1]["00000.png"]
+
+    write_mask(data / "Annotations/a/00000.png", blocks((32, 48), 2))
+    code, _, error = evaluate(eval_generic, *run)
+    assert code == 2 and f"{folder / 'a'}: contains finished results of a run with different masks;" in error
+
+    (data / "JPEGImages/a/00005.jpg").unlink()
+    assert evaluate(eval_generic, *run, "--overwrite", "--videos", "a")[0] == 0
+    assert sorted(stamps("a")) == [f"{name}.png" for name in names(5)]  # the former sixth is gone
+    assert read_mask(folder / "a/00000.png").max() == 2
+
+
+def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate, monkeypatch):
+    mask = blocks((32, 48), 1)
+    data = own_data(tmp_path / "data", {"a": {0: mask}, "b": {0: mask}})
+    step, calls = InferenceCore.step, []
+
+    def killed(self, *args):
+        calls.append(1)
+        if len(calls) == 6 + 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InferenceCore, "step", killed)
+        code, _, error = evaluate(eval_generic, "--data_path", data, "--overlay")
+    assert code == 130 and error.strip().endswith("interrupted")
+    left = tmp_path / "out/overlay/.b.mp4.4711.tmp"
+    left.write_bytes(b"of the killed run")
+    for name in ("00002.png", ".00003.png.4711.tmp", "00006.png"):
+        (tmp_path / "out/b" / name).write_bytes(b"of the killed run")
+    code, out, _ = evaluate(eval_generic, "--data_path", data, "--overlay")
+    assert code == 0 and "1 video segmented, 1 already finished" in out and not left.exists()
+    check_files(tmp_path / "out/b", names(6), (32, 48), {1})
+
+
+def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypatch, tiny_network):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    run = ["--data_path", data]
+    assert evaluate(eval_generic, *run)[0] == 0
+    save_network(tmp_path / "other.pth", tiny_network("stcn"))
+    monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
+    for flags, setting in (
+        (["--model", tmp_path / "other.pth"], "model"),
+        (["--top", "7"], "top_k"),
+        (["--mem_every", "4"], "mem_every"),
+        (["--include_last"], "include_last"),
+        (["--memory", "global_context"], "memory"),
+        (["--max_memory_frames", "3"], "max_memory_frames"),
+        (["--size", "24"], "size"),
+        (["--amp"], "precision"),
+    ):
+        code, _, error = evaluate(eval_generic, *run, *flags)
+        assert code == 2 and f"{tmp_path / 'out/a'}: contains finished results" in error, setting
+        assert f"with different {setting};" in error
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_generic, "run", partial(eval_program.run, binary=True))
+        assert "with different binary;" in evaluate(eval_generic, *run)[2]
+    assert "1 already finished" in evaluate(eval_generic, *run)[1]
+
+    run = ["--yv_path", make_youtube(tmp_path / "youtube", ["aa"]), "--output", tmp_path / "youtube_out"]
+    assert evaluate(eval_youtube, *run)[0] == 0
+    for setting in ("six_fps", "output_all"):
+        code, _, error = evaluate(eval_youtube, *run, f"--{setting}")
+        assert code == 2 and f"with different {setting}" in error
+
+
+def test_replaced_inputs_do_not_pass_for_finished(tmp_path, evaluate):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    frame = data / "JPEGImages/a/00001.jpg"
+    video, mask = tmp_path / "clip.mp4", write_first_mask(tmp_path / "m.png", (32, 48))
+    write_video(video, 3, (32, 48))
+    runs = ["--data_path", data], ["--video", video, "--mask", mask]
+    for run in runs:
+        assert evaluate(eval_generic, *run)[0] == 0
+    write_image(frame, picture(9, (32, 48)))
+    write_video(video, 3, (32, 48), movflags="faststart")
+    for run in runs:
+        code, _, error = evaluate(eval_generic, *run)
+        assert code == 2 and "with different frames;" in error
+        assert evaluate(eval_generic, *run, "--overwrite")[0] == 0
+    later = frame.stat().st_mtime_ns + 10**9
+    os.utime(frame, ns=(later, later))
+    assert "with different frames;" in evaluate(eval_generic, *runs[0])[2]
+
+
+def test_damaged_results_are_segmented_again(tmp_path, evaluate):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    assert evaluate(eval_generic, "--data_path", data)[0] == 0
+    record, png = tmp_path / "out/.records/a.json", tmp_path / "out/a/00002.png"
+    good_record, good_png = json.loads(record.read_bytes()), png.read_bytes()
+    for path, content in (
+        (record, b"{}"),
+        (record, b"[]"),
+        (record, b'{"made_with": 1, "files": 2}'),
+        (record, bytes(100)),
+        (record, record.read_bytes()[:-20]),
+        (png, good_png[:-20]),
+        (png, bytes(len(good_png))),
+        (png, good_png[:70] + bytes(len(good_png) - 70)),
+    ):
+        path.write_bytes(content)
+        code, out, error = evaluate(eval_generic, "--data_path", data)
+        assert code == 0 and "1 video segmented, 0 failed" in out, (path.name, content, error)
+        assert json.loads(record.read_bytes()) == good_record and png.read_bytes() == good_png
+
+
+def test_pngs_of_others_are_not_replaced_unasked(tmp_path, evaluate):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    png = tmp_path / "out/a/00001.png"
+    write_mask(png, blocks((32, 48), 7))
+    code, _, error = evaluate(eval_generic, "--data_path", data)
+    assert code == 2 and f"{png.parent}: contains PNGs that are not results of this program" in error
+    assert read_mask(png).max() == 7
+    assert evaluate(eval_generic, "--data_path", data, "--overwrite")[0] == 0
+    check_files(png.parent, names(3), (32, 48), {1})
+
+
+def test_inputs_are_never_replaced(tmp_path, evaluate, monkeypatch):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    for i in range(3):
+        write_mask(data / f"GroundTruth/a/{i:05d}.png", blocks((32, 48), 1))
+    other = own_data(tmp_path / "other", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    (tmp_path / "link").symlink_to(data / "Annotations")
+    previews, mask = tmp_path / "out/overlay", data / "Annotations/a/00000.png"
+    for name in ("clip", "linked"):
+        write_video(previews / f"{name}.mp4", 3, (32, 48))
+    (tmp_path / "linked.mp4").symlink_to(previews / "linked.mp4")
+    write_video(tmp_path / "own.mp4", 3, (32, 48))
+    write_first_mask(previews / "own.png", (32, 48))
+
+    def contents():
+        return {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+
+    monkeypatch.setattr(InferenceCore, "step", lambda *_: pytest.fail("a frame was processed"))
+    before = contents()
+    for replaced, flags in (
+        (data / "GroundTruth/a", ["--data_path", data, "--output", data / "GroundTruth"]),
+        (data / "JPEGImages/a", ["--data_path", data, "--output", data / "JPEGImages"]),
+        (data / "Annotations/a", ["--data_path", data, "--output", data / "Annotations"]),
+        (data / "Annotations/a", ["--data_path", data, "--output", tmp_path / "link"]),
+        # Does not exist yet, but the next run would take it for the truth.
+        (other / "GroundTruth/a", ["--data_path", other, "--output", other / "GroundTruth"]),
+        (previews / "clip.mp4", ["--video", previews / "clip.mp4", "--mask", mask, "--overlay"]),
+        (tmp_path / "linked.mp4", ["--video", tmp_path / "linked.mp4", "--mask", mask, "--overlay"]),
+        (previews / "own.png", ["--video", tmp_path / "own.mp4", "--mask", previews / "own.png", "--overlay"]),
+    ):
+        code, _, error = evaluate(eval_generic, *flags, "--overwrite")
+        assert code == 2 and f"{replaced}: the results would replace the input" in error, flags
+        assert contents() == before
