@@ -28,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = pick_device(config.machine.device, local_rank())
     keep_freed_memory(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = config.machine.benchmark
     with process_group(device), worker_errors(), start_run(config, device) as run:
         train(config, run)
