@@ -21,7 +21,13 @@ from util.files import write_bytes
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-CURVES = {"loss": "loss", "iou": "IoU on the training clips", "lr": "learning rate", "seconds": "seconds per iteration"}
+CURVES = {
+    "loss": "loss",
+    "iou": "IoU on the training clips",
+    "val_jf": "J&F on the validation videos",
+    "lr": "learning rate",
+    "seconds": "seconds per iteration",
+}
 
 
 def read_curves(run: Path) -> dict[str, dict[int, float]]:
@@ -56,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.smooth < 1:
         raise InputError(f"--smooth {args.smooth}: expected at least one entry")
     runs = {str(run): read_curves(run) for run in args.runs}
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(5 * len(CURVES), 4), layout="constrained")
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
         for run, curves in runs.items():
             if not curves[name]:
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             axis.plot(list(curves[name])[width - 1 :], smooth, label=run, marker="." if len(smooth) < 20 else None)
         axis.set(title=title, xlabel="iteration")
         axis.grid(alpha=0.3)
-    axes[0, 0].legend()
+    axes[0].legend()
     first = args.runs[0]
     output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
     png = io.BytesIO()
