@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from datasets.sprites import TEXTURE_EXTENT, Part, Wave, draw_figure, draw_texture, similarity
+from datasets.sprites import TEXTURE_EXTENT, Part, Wave, draw_figure, draw_skins, draw_texture, similarity
 from util.errors import InputError
 
 MAX_OBJECTS = 20
@@ -18,12 +18,15 @@ MARGIN = 0.2  # by which the background exceeds the picture on each side (world 
 
 
 class Actor:
-    """A figure of ``scale`` world units on a random path that is at ``start`` (x, y) at time 0."""
+    """A figure of ``scale`` world units that moves between two places (x, y), ``start`` at time 0 and ``end``."""
 
-    def __init__(self, rng: np.random.Generator, parts: list[Part], start: np.ndarray, scale: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, parts: list[Part], start: np.ndarray, end: np.ndarray, scale: float
+    ) -> None:
         self.id = 0  # not annotated
         self.parts = parts
-        self.x, self.y = (Wave(at, rng.uniform(-0.4, 0.4), rng.uniform(80, 240)) for at in start)
+        middle, reach = (start + end) / 2, (end - start) / 2
+        self.x, self.y = (Wave(middle[i], reach[i], rng.uniform(80, 200), -math.pi / 2) for i in range(2))
         self.scale = Wave.draw(rng, scale, scale * rng.uniform(0, 0.2), 50)
         self.angle = Wave.draw(rng, rng.uniform(-0.4, 0.4), rng.choice([0.3, 0.3, 2]) * rng.random(), 50)
         # A figure that turns away gets narrower, and its texture scrolls: parts of it that were hidden come into view.
@@ -51,8 +54,10 @@ class Scene:
     ) -> None:
         if not 1 <= num_objects <= MAX_OBJECTS:
             raise InputError(f"{num_objects} objects: expected 1 to {MAX_OBJECTS}")
-        if late not in range(num_objects) or leaving not in range(num_objects - late + 1):
-            raise InputError(f"{late} late and {leaving} leaving objects: expected no more than {num_objects} in all")
+        if late not in range(num_objects):
+            raise InputError(f"{late} late objects of {num_objects}: expected at least one that is not late")
+        if leaving not in range(num_objects - late + 1):
+            raise InputError(f"{leaving} leaving objects: expected at most the {num_objects - late} that are not late")
         if num_frames < 1 or min(size) < 16:
             raise InputError(f"{num_frames} frames of {size[0]}x{size[1]} pixels: expected at least 1 of 16x16")
         rng = np.random.default_rng(seed)
@@ -60,11 +65,12 @@ class Scene:
         self._half = 0.5 * np.array(size[::-1]) / self._short  # the picture's lower right corner (world)
         left, top = -self._half - MARGIN
         self._canvas = similarity(left, top, 1 / self._short)  # from pixels of the background to the world
-        travel, flicker = rng.uniform(0, 0.1), rng.uniform(0, 0.15)
+        travel = rng.uniform(0, 0.1)
         self._pan = [Wave.draw(rng, half, travel, 50) for half in self._half]
         self._zoom = Wave.draw(rng, 1 + travel, 0.5 * travel, 50)
         self._roll = Wave.draw(rng, 0, 0.5 * travel, 50)
-        self._gain = [Wave.draw(rng, rng.uniform(0.9, 1.1), flicker, 40) for _ in range(3)]
+        self._light = Wave.draw(rng, rng.uniform(0.9, 1.1), rng.uniform(0, 0.2), 40)
+        self._tint = rng.uniform(0.95, 1.05, 3)
         self._shutter = rng.choice([0.0, 0.3, 0.6])  # exposure time in frames
         self._noise_seed, self._noise_level = int(rng.integers(2**32)), int(rng.integers(0, 5))
         self._actors = self._draw_actors(rng, num_frames, num_objects, late, leaving)
@@ -78,8 +84,8 @@ class Scene:
         for actor in self._actors:
             after, before = ((self._camera(u) @ actor.matrix(u))[:2, 2] for u in (t + 0.5, t - 0.5))
             _draw(frame, ids, actor, t, self._camera(t), self._shutter * (after - before))
-        gain = np.arange(256)[:, None] * [wave(t) for wave in self._gain]
-        frame = cv2.LUT(frame, gain.clip(0, 255).astype(np.uint8)[None])
+        lit = np.arange(256)[:, None] * self._tint * self._light(t)
+        frame = cv2.LUT(frame, lit.clip(0, 255).astype(np.uint8)[None])
         rng = np.random.default_rng((self._noise_seed, t))
         noise = rng.integers(0, 2 * self._noise_level + 1, frame.shape, np.uint8)
         return cv2.subtract(cv2.add(frame, noise), np.full_like(frame, self._noise_level)), ids
@@ -97,7 +103,7 @@ class Scene:
     def _draw_actors(
         self, rng: np.random.Generator, num_frames: int, num_objects: int, late: int, leaving: int
     ) -> list[Actor]:
-        """All figures, back to front: the objects, and up to two that look like one of them but are not annotated."""
+        """All figures, back to front: the objects, and up to two in the skins of one of them that are not annotated."""
         crowd = num_objects + int(rng.integers(0, 3))
         base = rng.uniform(0.18, 0.3) / max(1, crowd / 3) ** 0.5
         # At frame 0, every figure is in another cell of a grid.
@@ -105,14 +111,17 @@ class Scene:
         rows = math.ceil(crowd / columns)
         y, x = np.divmod(rng.permutation(rows * columns)[:crowd], columns)
         places = (np.stack([x, y], axis=1) + rng.uniform(0.3, 0.7, (crowd, 2))) / (columns, rows)
+        inside = self._half - 0.7 * base  # most of a figure there is in the picture
+        skins: list[list[np.ndarray]] = []
         actors: list[Actor] = []
-        for index, start in enumerate(self._half * (2 * places - 1)):
+        for index, start in enumerate(inside * (2 * places - 1)):
             twin = index >= num_objects or index > 0 and rng.random() < 0.2
-            parts = actors[rng.integers(index)].parts if twin else draw_figure(rng, base * self._short)
-            actor = Actor(rng, parts, start, base * rng.uniform(0.8, 1.2))
+            skins.append(skins[rng.integers(index)] if twin else draw_skins(rng, base * self._short))
+            parts = draw_figure(rng, skins[-1])
+            actor = Actor(rng, parts, start, inside * rng.uniform(-1, 1, 2), base * rng.uniform(0.8, 1.2))
             actor.id = index + 1 if index < num_objects else 0
-            way_out = self._half[0] + MARGIN + 2 * base + abs(actor.x.amplitude) - abs(start[0])
-            outside = math.copysign(way_out, start[0])
+            way_out = self._half[0] + MARGIN + 2 * base + abs(actor.x.amplitude) - abs(actor.x.offset)
+            outside = math.copysign(way_out, actor.x.offset)
             if num_objects - late <= index < num_objects:
                 enter = num_frames * (index - num_objects + late + 1) / (late + 3)
                 actor.shift = {enter: outside, enter + PASSAGE: 0}
@@ -131,8 +140,8 @@ class Scene:
         background = np.where(np.arange(height)[:, None, None] > ridge[:, None], ground, wall)
         for _ in range(rng.integers(0, 6)):
             scale = rng.uniform(0.05, 0.15)
-            parts, start = draw_figure(rng, scale * self._short), self._half * rng.uniform(-1, 1, 2)
-            thing, ids = Actor(rng, parts, start, scale), np.zeros((height, width), np.uint8)
+            parts, start = draw_figure(rng, draw_skins(rng, scale * self._short)), self._half * rng.uniform(-1, 1, 2)
+            thing, ids = Actor(rng, parts, start, start, scale), np.zeros((height, width), np.uint8)
             _draw(background, ids, thing, 0, np.linalg.inv(self._canvas), np.zeros(2))
         return background
 

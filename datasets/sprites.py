@@ -16,7 +16,7 @@ TEXTURE_EXTENT = 1.2  # textures cover -1.2 to 1.2 in a figure's coordinates and
 
 @dataclass(frozen=True)
 class Wave:
-    """A smooth, bounded function of time in frames: an offset plus two sines."""
+    """A sine of time in frames."""
 
     offset: float
     amplitude: float = 0.0
@@ -29,8 +29,7 @@ class Wave:
         return cls(offset, amplitude, shortest * rng.uniform(1, 3), rng.uniform(0, math.tau))
 
     def __call__(self, t: float) -> float:
-        angle = math.tau * t / self.period + self.phase
-        return self.offset + self.amplitude * (0.75 * math.sin(angle) + 0.25 * math.sin(2.3 * angle))
+        return self.offset + self.amplitude * math.sin(math.tau * t / self.period + self.phase)
 
 
 def similarity(x: float = 0, y: float = 0, scale: float = 1, angle: float = 0, stretch: float = 1) -> np.ndarray:
@@ -96,14 +95,15 @@ class Part:
         return similarity(*self.pivot) @ similarity(angle=self.swing(t)) @ similarity(*-self.pivot)
 
 
-def draw_figure(rng: np.random.Generator, resolution: float) -> list[Part]:
-    """The parts of a figure, back to front: up to three pairs of limbs, a body, and perhaps a head.
-
-    ``resolution`` of the textures: pixels per unit of the figure's coordinates.
-    """
+def draw_skins(rng: np.random.Generator, resolution: float) -> list[np.ndarray]:
+    """The two textures of a figure, with ``resolution`` pixels per unit of its coordinates: N×N×3 uint8 each."""
     side = max(16, round(2 * TEXTURE_EXTENT * resolution))
-    # The number of values that a texture takes depends on nothing but its cells.
-    skin, other_skin = (draw_texture(rng, side, side, int(rng.integers(4, 9))) for _ in range(2))
+    return [draw_texture(rng, side, side, int(rng.integers(4, 9))) for _ in range(2)]
+
+
+def draw_figure(rng: np.random.Generator, skins: list[np.ndarray]) -> list[Part]:
+    """The parts of a figure, back to front: up to three pairs of limbs, a body, and a head if there are limbs."""
+    skin, other_skin = skins
     parts = []
     for _ in range(rng.integers(0, 4)):
         angle, length, width = rng.uniform(-1.2, 1.2), rng.uniform(0.2, 0.35), rng.uniform(0.08, 0.18)

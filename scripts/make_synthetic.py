@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         first = parallel_map(write, seeds, "videos")
         if listing:  # last, so that the videos it lists are complete
             write_list(listing, dict(zip(names, first, strict=True)), args.num_frames)
-        print(f"{args.num_videos} videos of {args.num_frames} frames: {args.output}")
+        print(f"{args.num_videos} video{'s' * (args.num_videos > 1)} of {args.num_frames} frames: {args.output}")
     if args.contact_sheet:
         write_image(args.contact_sheet, contact_sheet(first_scene, args.num_frames))
         print(f"frames, and below them their masks: {args.contact_sheet}")
