@@ -29,7 +29,7 @@ class SyntheticClips:
         while not len(objects):
             seed = int(rng.integers(2**63))
             num_objects = int(rng.integers(1, MAX_ANNOTATED + 1))
-            late = int(rng.integers(0, (num_objects + 1) // 2))
+            late = int(rng.integers(0, num_objects))
             leaving = int(rng.integers(0, num_objects - late + 1))
             scene = Scene(seed, SCENE_LENGTH, (self.size, self.size), num_objects, late, leaving)
             times = choose_frames(rng, SCENE_LENGTH, self.num_frames, max_jump(progress))

@@ -17,7 +17,7 @@ from datasets.images import draw_masks, write_image, write_mask
 from datasets.scene import MAX_OBJECTS, Scene
 from datasets.youtube import read_meta
 from util.errors import InputError, exit_on_input_error
-from util.files import atomic_path
+from util.files import write_bytes
 from util.parallel import parallel_map
 
 EPILOG = """
@@ -60,7 +60,7 @@ LISTS = {
 }
 YOUTUBE_STEP = 5
 PREFIX = "synthetic-"  # of the videos' names
-MARKER = "synthetic.txt"  # in the output folder: the videos there are this program's
+MARKER = "synthetic.txt"  # in the output folder: its videos are this program's
 
 
 def write_video(output: Path, name: str, layout: str, split: str, scene: Scene, num_frames: int) -> dict[int, int]:
@@ -103,29 +103,25 @@ def write_list(path: Path, videos: dict[str, dict[int, int]], num_frames: int) -
         text = json.dumps({"videos": meta}, indent=1)
     else:
         text = "".join(f"{name}\n" for name in videos)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text)
+    write_bytes(path, text.encode())
 
 
 def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
     """Mark ``output`` as written by this program and remove the frames of an earlier run from ``folders``.
 
-    Raises `InputError`, and changes nothing, if one of the folders exists in an output that is not marked, or if
-    ``listing`` exists and lists other videos than generated ones.
+    Raises `InputError`, and changes nothing, if any of these exists in an output that is not marked, or if ``listing``
+    exists and lists other videos than generated ones.
     """
-    marker = output / MARKER
-    existing = [folder for folder in folders if folder.exists()]
-    if existing and not marker.is_file():
+    marker, text = output / MARKER, f"The videos {PREFIX}* are written by scripts/make_synthetic.py.\n"
+    existing = [path for path in (marker, listing, *folders) if path and path.exists()]
+    if existing and not (marker.is_file() and marker.read_text(errors="replace") == text):
         raise InputError(f"{existing[0]}: exists and was not written by this program; choose another --output")
     if listing and listing.exists():
         listed = read_meta(listing) if listing.suffix == ".json" else listing.read_text(errors="replace").split()
         if not all(name.startswith(PREFIX) for name in listed):
             raise InputError(f"{listing}: lists other videos than generated ones; choose another --output or --split")
-    with atomic_path(marker) as temporary:
-        temporary.write_text(
-            f"The videos {PREFIX}* were written by scripts/make_synthetic.py, which may replace them.\n"
-        )
-    for folder in existing:
+    write_bytes(marker, text.encode())
+    for folder in folders:
         for stale in folder.glob("[0-9][0-9][0-9][0-9][0-9].*"):
             stale.unlink()
 

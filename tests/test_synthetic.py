@@ -211,6 +211,8 @@ def test_again_gives_the_same_files_and_no_others(tmp_path):
     [
         ("youtube", "valid/meta.json", '{"videos": {"003234408d": {"objects": {"1": {"frames": ["00000"]}}}}}'),
         ("davis2016", "ImageSets/2016/val.txt", "blackswan\n"),
+        ("davis2016", "ImageSets/2016/val.txt", "synthetic-0003\n"),
+        ("davis2017", "synthetic.txt", "mine"),
         ("davis2017", "trainval/ImageSets/2017/val.txt", "synthetic-0003\nbike-packing\n"),
         ("generic", "JPEGImages/synthetic-0004/00000.jpg", "mine"),
         ("youtube", "valid/Annotations/synthetic-0003/00000.png", "mine"),
@@ -218,7 +220,7 @@ def test_again_gives_the_same_files_and_no_others(tmp_path):
 )
 def test_files_of_others_are_never_replaced(tmp_path, capsys, layout, name, content):
     path = tmp_path / name
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     before = files(tmp_path)
     with pytest.raises(SystemExit) as done:
