@@ -1,4 +1,6 @@
-"""Moving discs of two colours over a noisy background: clips that a small network learns in seconds."""
+"""Moving discs of two colours on a noisy background: clips that a small network learns in seconds."""
+
+from pathlib import Path
 
 import numpy as np
 
@@ -6,7 +8,7 @@ from datasets.images import write_image, write_mask
 
 
 def discs(seed: int, length: int, size: int = 64, objects: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Frames T×size×size×3 uint8 and ids T×size×size uint8; object k is always of the same colour."""
+    """Frames T×size×size×3 uint8 and ids T×size×size uint8; object k has the same colour in every clip."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     colours = np.array([[220, 60, 50], [60, 90, 220]])
@@ -25,8 +27,8 @@ def discs(seed: int, length: int, size: int = 64, objects: int = 2) -> tuple[np.
     return np.stack(frames), np.stack(ids)
 
 
-def write_davis_2016(root, videos: dict[str, int], length: int = 8, size: int = 64) -> None:
-    """A DAVIS 2016 folder: binary masks of one disc per video, ``videos``: name → seed."""
+def write_davis_2016(root: Path, videos: dict[str, int], length: int = 8, size: int = 64) -> None:
+    """A DAVIS 2016 folder: binary masks of one disc per video. ``videos``: name → seed."""
     for name, seed in videos.items():
         frames, ids = discs(seed, length, size, objects=1)
         for t in range(length):
@@ -34,7 +36,7 @@ def write_davis_2016(root, videos: dict[str, int], length: int = 8, size: int = 
             write_mask(root / "Annotations" / "480p" / name / f"{t:05d}.png", ids[t], binary=True)
 
 
-def write_static(root, count: int = 4, size: int = 96) -> None:
+def write_static(root: Path, count: int = 4, size: int = 96) -> None:
     """Stills ``<name>.jpg`` with binary masks ``<name>.png``."""
     for i in range(count):
         frames, ids = discs(i, 1, size, objects=1)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.images import read_mask
-from datasets.synthetic import synthetic_clip
+from datasets.scene import Scene
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import load_network, save_network
@@ -25,13 +25,14 @@ def segment(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true ids, T×H×W uint8, of a generated clip."""
     network = load_network(path, torch.device("cpu"))
     core = InferenceCore(network, partial(make_memory, network.config, 50))
-    frames, ids = synthetic_clip(SEED, FRAMES, SIZE, num_objects=2)
+    scene = Scene(SEED, FRAMES, SIZE, num_objects=2)
+    frames, ids = zip(*(scene.render(t) for t in range(FRAMES)), strict=True)
     masks = []
     for t, frame in enumerate(frames):
         image = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
         prob = core.step(image, torch.from_numpy(ids[0]) if t == 0 else None)
         masks.append(prob.argmax(0).byte().numpy())
-    return np.stack(masks), ids
+    return np.stack(masks), np.stack(ids)
 
 
 @pytest.mark.parametrize(("objects", "limit"), [(1, 80), (3, 150)])
