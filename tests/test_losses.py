@@ -1,8 +1,5 @@
 """The loss and the first training step: equal to the reference program, and to a plain per-sample loop."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,9 +9,9 @@ from model.config import NetworkConfig
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, Prediction
 from model.weights import REFERENCE_NAMES, _rename, read_network_file
-from tests.reference import FIXTURES, randn, state_dict, synth_clip
+from tests.reference import difference, randn, state_dict, stored_json, synth_clip, vectors
 
-STORED = dict(np.load(FIXTURES / "reference_training.npz"))
+STORED = vectors("training")
 # batch, height, width, seed, objects, which clips have a second object
 CASES = {
     "so": (2, 48, 56, 61, 1, None),
@@ -34,12 +31,6 @@ def batch_of_clips(batch, height, width, seed, objects, second):
     return frames, masks[:, :, :objects] * valid[:, None, :, None, None], valid
 
 
-def off(key, value):
-    """Largest difference from the stored sample, in standard deviations of the full tensor."""
-    step, _, std = STORED[f"{key}/info"][:3]
-    return np.abs(value.detach().reshape(-1).numpy()[:: int(step)] - STORED[key]).max() / std
-
-
 @pytest.mark.parametrize("run", sorted({key.split("/")[1] for key in STORED if key.startswith("loss/")}))
 def test_loss_equals_reference(run):
     case, iteration = run.split("_it")
@@ -53,8 +44,8 @@ def test_loss_equals_reference(run):
     assert total.item() == pytest.approx(float(STORED[f"loss/{run}/total_loss"]), rel=1e-5)
     total.backward()
     for i in range(2):
-        assert off(f"loss/{run}/grad_logits_{i + 1}", logits[i].grad) < 1e-4
-        assert off(f"loss/{run}/grad_boundary_{i + 1}", boundary[i].grad) < 1e-4
+        assert difference("training", f"loss/{run}/grad_logits_{i + 1}", logits[i].grad).max() < 1e-4
+        assert difference("training", f"loss/{run}/grad_boundary_{i + 1}", boundary[i].grad).max() < 1e-4
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.4])
@@ -109,7 +100,7 @@ def test_first_training_step_equals_reference(key, tmp_path):
     total.backward()
     own_names = {reference: own for own, reference in REFERENCE_NAMES.items()}
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    names = json.loads(STORED[f"names/{key}"].tobytes())
+    names = stored_json("training", f"names/{key}")
     compared = 0
     for name, expected in zip(names, STORED[f"step/{key}/grad0_abs_sum"], strict=True):
         if _rename(name, own_names) in gradients:  # the reference's biases in front of batch norms are folded
@@ -119,4 +110,5 @@ def test_first_training_step_equals_reference(key, tmp_path):
             assert ours == pytest.approx(expected, rel=1e-3, abs=1e-5), name
     assert compared == len(gradients)
     for stored in [k for k in STORED if k.startswith(f"step/{key}/grad0/") and not k.endswith(("/info", "/shape"))]:
-        assert off(stored, gradients[_rename(stored.split("/")[-1], own_names)]) < 1e-2, stored
+        gradient = gradients[_rename(stored.split("/")[-1], own_names)]
+        assert difference("training", stored, gradient).max() < 1e-2, stored

@@ -4,8 +4,6 @@ import copy
 from functools import partial
 
 import pytest
-import test_reference
-import test_spectral
 import torch
 from torch import nn
 
@@ -15,6 +13,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, top_positions
 from model.optimized import RowWinogradConv2d, optimized_copy
 from model.spectral import SpectralFilter, filter_support
+from tests import test_reference, test_spectral
 from tests.naive import DenseMemory, naive_copy
 from tests.reference import synth_clip
 
