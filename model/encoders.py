@@ -6,7 +6,7 @@ B frames, K objects, H×W image (multiples of 16), ``f4``, ``f8``, ``f16`` featu
 from pathlib import Path
 
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]  # it has no stubs
 from torch import nn
 
 from model.blocks import FeatureFusion

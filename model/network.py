@@ -88,6 +88,7 @@ class Network(nn.Module):
             config.value_dim, f8_dim, f4_dim, config.decoder_dim, config.hfm, config.spectrum, config.filter
         )
         nn.init.orthogonal_(self.key_proj.weight)
+        assert self.key_proj.bias is not None
         nn.init.zeros_(self.key_proj.bias)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)

@@ -1,31 +1,26 @@
 """Equal to the public GSFM and STCN programs on CPU in float32: modules, training pass, memory, whole clips."""
 
-import functools
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from inference_core import InferenceCore
-from inference_memory_bank import SpaceTimeMemory, make_memory
+from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
-from model.network import FrameFeatures, Network, load_network
+from model.network import FrameFeatures, Network
 from model.spectral import SpectralFilter
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 from model.weights import read_network_file
-from tests.reference import difference, randn, state_dict, stored_json, synth_clip, vectors, weight
-
-
-@functools.cache
-def reference_network(family):
-    """The evaluation network, loaded from a file as the reference program writes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{family}.pth"
-        torch.save(state_dict(family), path)
-        return load_network(path)
-
+from tests.reference import (
+    clip_error,
+    difference,
+    randn,
+    reference_network,
+    state_dict,
+    stored_json,
+    synth_clip,
+    vectors,
+    weight,
+)
 
 families = pytest.mark.parametrize("family", ["gsfm", "stcn"])
 
@@ -123,13 +118,6 @@ def test_training_pass(key, tmp_path):
             assert difference("gsfm", f"{key}/seg{t}_boundary", boundary * valid[:, :, None, None]).max() < 5e-4
 
 
-# clip: height, width, objects, length, seed, {frame: ids that appear}, frames asked for
-CLIPS = {
-    "syn2": (120, 200, 2, 10, 81, {0: [1, 2]}, range(10)),
-    "syn3": (150, 144, 3, 9, 82, {0: [1, 2, 3]}, range(9)),
-    "yv2": (128, 176, 2, 10, 91, {0: [1], 4: [2]}, range(10)),
-    "yv3": (120, 152, 3, 11, 92, {1: [1, 3], 5: [2]}, [1, 3, 5, 7, 10]),
-}
 RUNS = [
     ("gsfm", "syn2/every3_top50_last0"),
     ("gsfm", "syn3/every5_top20_last1"),
@@ -143,29 +131,7 @@ RUNS = [
 @pytest.mark.parametrize("family, run", RUNS)
 def test_whole_clips(family, run):
     """Frames through the engine: several objects, objects that appear later, frames that nobody asks for."""
-    network = reference_network(family)
-    height, width, count, length, seed, appear, asked = CLIPS[run.split("/")[0]]
-    every, top, last = (int(part.lstrip("evrytoplas")) for part in run.split("/")[1].split("_"))
-    frames, masks = synth_clip(height, width, count, length, seed)
-    frames = frames * network.std + network.mean
-    ids = (masks * torch.arange(1, count + 1)[:, None, None]).sum(1).long()
-    core = InferenceCore(network, functools.partial(make_memory, network.config, top), every, bool(last))
-    shape = tuple(vectors(family)[f"{run}/prob/shape"])
-    ours, known = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
-    for t in range(length):
-        mask = torch.where(torch.isin(ids[t], torch.tensor(appear[t])), ids[t], 0) if t in appear else None
-        prob = core.step(frames[t], mask, needed=t in asked)
-        assert (prob is not None) or t not in asked
-        if prob is None or t not in asked:
-            continue
-        padded, padding = pad_to_multiple(prob, 16)
-        unpad(known[:, t], padding)[:] = True
-        for channel, i in enumerate([0, *core.object_ids]):
-            ours[i, t, 0] = padded[channel]
-    stored, step = vectors(family)[f"{run}/prob"], int(vectors(family)[f"{run}/prob/info"][0])
-    inside = known.reshape(-1)[::step].numpy()
-    assert inside.sum() > 1000
-    assert np.abs(ours.reshape(-1)[::step].numpy() - stored)[inside].mean() < 1e-4
+    assert clip_error(reference_network(family), family, run) < 1e-4
 
 
 def test_padding_and_aggregation():

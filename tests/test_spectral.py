@@ -25,7 +25,7 @@ def full_filter(height, width, band, kind):
 def full_spectrum(module, x):
     """x + Re ifft2(W₂ relu(W₁ [Re Y; Im Y])) with the full fft2, in float64."""
     module, x = module.double(), x.double()
-    y = full_filter(*x.shape[-2:], module.band, module.kind) * torch.fft.fft2(x)
+    y = full_filter(*x.shape[-2:], module.band, module.filter_kind) * torch.fft.fft2(x)
     mixed = module.conv2(torch.relu(module.conv1(torch.cat([y.real, y.imag], 1))))
     real, imag = mixed.chunk(2, 1)
     return x + torch.fft.ifft2(torch.complex(real, imag)).real
