@@ -88,8 +88,6 @@ class InferenceCore:
             raise ValueError(f"image of {tuple(image.shape)} {image.dtype}: expected 3×H×W of floats in [0, 1]")
         if self._size is not None and image.shape != self._size:
             raise ValueError(f"image of {tuple(image.shape)} in a video of {tuple(self._size)}")
-        if image.device != self.network.mean.device:
-            raise ValueError(f"image on {image.device}: expected it on the network's {self.network.mean.device}")
         if values:
             low, high = torch.stack(image.aminmax()).tolist()  # NaN if there is one
             if not (IMAGE_RANGE[0] <= low and high <= IMAGE_RANGE[1]):

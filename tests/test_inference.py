@@ -55,7 +55,7 @@ def test_training_pass_equals_engine(tiny_network, preset, objects):
     core = InferenceCore(network, functools.partial(make_memory, network.config), mem_every=1)
     probs = run(core, frames, {0: mask})
     for t in range(1, 4):
-        assert torch.allclose(torch.softmax(prediction.logits[0, t - 1], 0), probs[t], atol=2e-5)
+        assert torch.allclose(torch.softmax(prediction.logits[0, t - 1], 0), probs[t], atol=2e-5)  # spread 6e-7
     assert (prediction.boundary is not None) == (preset == "gsfm")
 
 
@@ -196,7 +196,6 @@ REFUSED = {
     "0 to 255": (lambda image, mask: (255 * image, None), r"to 25\d.*: expected RGB in \[0, 1\]"),
     "normalised": (lambda image, mask: (8 * image - 4, mask), r"expected RGB in \[0, 1\]"),
     "NaN": (lambda image, mask: (image.where(image > 0.01, torch.nan), None), "nan: expected RGB"),
-    "another device": (lambda image, mask: (image.to("meta"), None), "image on meta: expected .* cpu"),
     "mask on another device": (lambda image, mask: (image, mask.to("meta")), "mask on meta: expected .* cpu"),
     "floats": (lambda image, mask: (image, mask.float()), "float32: expected integer object ids"),
     "negative": (lambda image, mask: (image, mask - 1), "id -1: expected object ids from 1"),

@@ -44,7 +44,7 @@ def test_loss_equals_reference(run):
     total = sum(losses.values())
     assert total.item() == pytest.approx(float(STORED[f"loss/{run}/total_loss"]), rel=1e-5)
     total.backward()
-    for i in range(2):
+    for i in range(2):  # spread 8e-7
         assert difference("training", f"loss/{run}/grad_logits_{i + 1}", logits[i].grad).max() < 1e-4
         assert difference("training", f"loss/{run}/grad_boundary_{i + 1}", boundary[i].grad).max() < 1e-4
 
@@ -97,7 +97,8 @@ def test_first_training_step_equals_reference(key, tmp_path):
     prediction = network(frames * network.std + network.mean, masks[:, 0], valid, make_memory(network.config))
     losses = compute_losses(prediction, masks[:, 1:], valid, hard_fraction(iteration, 3000, end_warm), 0.05)
     total = sum(losses.values())
-    assert total.item() == pytest.approx(float(STORED[f"step/{key}/total_loss"][0]), rel=2e-4)
+    # Spread 4e-7; with sigma 8 it is 2e-2.
+    assert total.item() == pytest.approx(float(STORED[f"step/{key}/total_loss"][0]), rel=1e-4)
     total.backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     names = stored_json("training", f"names/{key}")
@@ -107,8 +108,10 @@ def test_first_training_step_equals_reference(key, tmp_path):
     assert sums.keys() == gradients.keys()
     for name, expected in sums.items():
         # The L2 similarity ignores a common shift of keys and queries: the gradient of their bias is rounding.
-        assert gradients[name].double().abs().sum().item() == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+        # Spread of the others 8e-4; without HFM 0.08, with sigma 8 up to 1.
+        assert gradients[name].double().abs().sum().item() == pytest.approx(expected, rel=5e-3, abs=1e-5), name
     for stored in [k for k in STORED if k.startswith(f"step/{key}/grad0/") and not k.endswith(("/info", "/shape"))]:
         gradient = gradients[rename(stored.split("/")[-1], OWN_NAMES)]
-        # Relus and max-pools turn rounding into single large differences, so the root mean square is compared.
-        assert np.sqrt(np.square(difference("training", stored, gradient)).mean()) < 1e-2, stored
+        # Relus and max-pools turn rounding into single large differences (0.016 with AVX2), so the root mean square is
+        # compared: spread 4e-3, in the value encoder's conv1; with sigma 8 it is 0.03 to 1.4.
+        assert np.sqrt(np.square(difference("training", stored, gradient)).mean()) < 2e-2, stored

@@ -1,6 +1,6 @@
 """Memories: equal to the plain definitions for all shapes, orders and numbers of frames.
 
-Float32 differs from the float64 definitions by at most 1e-6 with every kernel (AVX-512, AVX2, SSE), hence 1e-5 below.
+Float32 differs from the float64 definitions by 1e-6 or less with every kernel (AVX-512, AVX2, SSE), hence 1e-5 below.
 """
 
 import math

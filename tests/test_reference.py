@@ -11,6 +11,7 @@ from model.spectral import SpectralFilter
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 from model.weights import read_network_file
 from tests.reference import (
+    CLIP_TOLERANCE,
     clip_error,
     difference,
     randn,
@@ -39,9 +40,10 @@ def test_spectral_modules(key):
     module.load_state_dict({name: weight(prefix + name, p.shape, False) for name, p in module.state_dict().items()})
     x = randn(seed, shape).requires_grad_()
     out = module(x)
-    assert difference("gsfm", f"{key}/out", out).max() < 2e-5
+    assert difference("gsfm", f"{key}/out", out).max() < 2e-5  # spread 2e-6
     if f"{key}/grad_in" in vectors("gsfm"):
         (out * randn(seed + 7000, shape)).sum().backward()
+        # Spread 5e-6, but the kinks of the relu may change single entries of the input's gradient by 3e-4.
         assert np.quantile(difference("gsfm", f"{key}/grad_in", x.grad), 0.99) < 1e-4
         for name, parameter in module.named_parameters():
             assert difference("gsfm", f"{key}/grad_{name}", parameter.grad).max() < 1e-4, name
@@ -61,7 +63,7 @@ def test_checkpoint_entries(family):
 
 def features_equal(family, key, features):
     for name in ("f16_thin", "f16", "f8", "f4"):
-        assert difference(family, f"{key}/{name}", getattr(features, name)).max() < 3e-5, name
+        assert difference(family, f"{key}/{name}", getattr(features, name)).max() < 1e-4, name  # spread 1.4e-5
 
 
 @families
@@ -74,8 +76,8 @@ def test_memory_read(family):
         frame = [FrameFeatures(*(feature[t : t + 1] for feature in features)) for t in range(3)]
         values = [network.encode_value(frames[t : t + 1], frame[t].f16, masks[t : t + 1]) for t in range(2)]
     features_equal(family, "eval_b", frame[2])
-    assert difference(family, "eval_b/k16", frame[2].key).max() < 3e-5
-    assert difference(family, "eval_b/v0", values[0]).max() < 3e-5
+    assert difference(family, "eval_b/k16", frame[2].key).max() < 1e-4  # spread 9e-6
+    assert difference(family, "eval_b/v0", values[0]).max() < 1e-4  # spread 8e-6
     for top_k in (20, 50):
         memory = SpaceTimeMemory(top_k)
         memory.add(frame[0].key, values[0])
@@ -83,9 +85,10 @@ def test_memory_read(family):
             memory.add(frame[t].key, values[t], temporary)
             readout = memory.read(frame[2].key)
             off = difference(family, f"eval_b/top{top_k}_{name}readout", readout) > 3e-5
-            assert off.mean() < 0.02  # a near-tie of ranks k and k+1 may fall either way
+            assert off.mean() < 0.02  # spread 4e-6, but a near-tie of ranks k and k+1 may fall either way
         with torch.no_grad():
             logits, _ = network.decode(readout, frame[2])
+        # Spread 1.2e-5.
         assert difference(family, f"eval_b/top{top_k}_prob", torch.sigmoid(logits), absolute=True).max() < 2e-4
 
 
@@ -103,7 +106,7 @@ def test_training_pass(key, tmp_path):
     with torch.no_grad():
         flat = network.encode_key(frames)
         values = [network.encode_value(frames[t : t + 1], flat.f16[t : t + 1], masks[:, t]) for t in range(2)]
-        assert difference("gsfm", f"{key}/v1", values[1]).max() < 3e-5
+        assert difference("gsfm", f"{key}/v1", values[1]).max() < 1e-4  # spread 9e-6
         memory = SpaceTimeMemory()
         for t in (1, 2):
             memory.add(flat.key[t - 1 : t], values[t - 1])
@@ -113,6 +116,7 @@ def test_training_pass(key, tmp_path):
                 continue
             aggregated = soft_aggregate(torch.sigmoid(logits) * valid[:, :, None, None])
             prob = torch.softmax(aggregated, dim=1)[:, 1:]
+            # Spread 2.3e-5, 1.6e-5 and 1.6e-5.
             assert difference("gsfm", f"{key}/seg{t}_logits", aggregated).max() < 5e-4
             assert difference("gsfm", f"{key}/seg{t}_prob", prob, absolute=True).max() < 2e-4
             assert difference("gsfm", f"{key}/seg{t}_boundary", boundary * valid[:, :, None, None]).max() < 5e-4
@@ -131,7 +135,7 @@ RUNS = [
 @pytest.mark.parametrize("family, run", RUNS)
 def test_whole_clips(family, run):
     """Frames through the engine: several objects, objects that appear later, frames that nobody asks for."""
-    assert clip_error(reference_network(family), family, run) < 1e-4
+    assert clip_error(reference_network(family), family, run) < CLIP_TOLERANCE
 
 
 def test_padding_and_aggregation():
