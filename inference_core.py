@@ -6,16 +6,28 @@ form a group with its own memory. DAVIS has one group, YouTube-VOS one for each 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from model.network import Memory, Network
+from model.network import FrameFeatures, Memory
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
 MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
+
+
+class FrameNetwork(Protocol):
+    """The part of `model.network.Network` that the engine uses; shapes are given there."""
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor: ...
+
+    def encode_key(self, image: torch.Tensor) -> FrameFeatures: ...
+
+    def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor: ...
+
+    def decode(self, readout: torch.Tensor, features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
 class _Pending(NamedTuple):
@@ -40,7 +52,7 @@ class InferenceCore:
     """
 
     def __init__(
-        self, network: Network, make_memory: Callable[[], Memory], mem_every: int = 3, include_last: bool = False
+        self, network: FrameNetwork, make_memory: Callable[[], Memory], mem_every: int = 3, include_last: bool = False
     ):
         if mem_every < 1:
             raise ValueError(f"mem_every {mem_every}: expected at least 1")

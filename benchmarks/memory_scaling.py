@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import Call, machine, make_clock, make_parser, write_json
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
-from model.config import NetworkConfig
+from model.config import MemoryName, NetworkConfig
 from model.network import Network
 from model.optimized import optimized_copy
 from util.device import keep_freed_memory, pick_device
@@ -38,7 +38,7 @@ import matplotlib.pyplot as plt
 FRAMES = (10, 100, 1000, 10_000)
 TOP_K = 50
 BOUND = 20
-MEMORIES: dict[str, tuple[str, int | None]] = {  # name in the table: setting of the network, bound in frames
+MEMORIES: dict[str, tuple[MemoryName, int | None]] = {  # name in the table: setting of the network, bound in frames
     "space-time": ("space_time", None),
     f"space-time, {BOUND} frames": ("space_time", BOUND),
     "global context": ("global_context", None),

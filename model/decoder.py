@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.blocks import SharedResBlock, UpsampleBlock
+from model.config import Filter, Spectrum
 from model.spectral import SpectralFilter
 
 
@@ -22,7 +23,7 @@ class BoundaryBranch(nn.Module):
     The mask depends on the boundary *features*; only the training loss needs the boundary *prediction*.
     """
 
-    def __init__(self, dim: int, spectrum: str, filter_kind: str):
+    def __init__(self, dim: int, spectrum: Spectrum, filter_kind: Filter):
         super().__init__()
         self.hfm = SpectralFilter(dim, "high", spectrum, filter_kind)
         self.boundary_1 = nn.Conv2d(dim, dim, 3, padding=1)
@@ -67,8 +68,8 @@ class Decoder(nn.Module):
         f4_dim: int,
         dim: int,
         hfm: bool,
-        spectrum: str = "half",
-        filter_kind: str = "bins",
+        spectrum: Spectrum = "half",
+        filter_kind: Filter = "bins",
     ):
         super().__init__()
         self.compress = SharedResBlock(value_dim, value_dim, 2 * dim)

@@ -22,7 +22,6 @@ from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
 from model.spectral import SpectralFilter
 from model.tensor import soft_aggregate
 from model.weights import fit_weights, read_network_file, write_network_file
-from util.errors import InputError
 
 
 class Memory(Protocol):

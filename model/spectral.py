@@ -5,28 +5,27 @@ High-Frequency Module (HFM) in the decoder's boundary branch at 1/4; they differ
 """
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from model.config import Filter, Spectrum
 
 # Width of the Gaussian in frequency bins, as in the paper's program, and the side of the feature map at the 384-pixel
 # training crop, which turns that width into a fraction of the sampling rate.
 SIGMA_BINS = 7.0
 TRAINING_SIDE = {"low": 384 // 16, "high": 384 // 4}
 
-BANDS = ("low", "high")
-SPECTRA = ("half", "hermitian")
-FILTERS = ("bins", "relative")
-
+Band = Literal["low", "high"]
 
 # Smaller values of the filter count as zero: half of float32's spacing at 1, so rounding hides what they let through.
 NEGLIGIBLE = 2.0**-24
 
 
 def spectral_filter(
-    height: int, width: int, band: str, filter_kind: str, device: torch.device
+    height: int, width: int, band: Band, filter_kind: Filter, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The real filter of a band on the half spectrum, and its mirror image.
 
@@ -68,7 +67,7 @@ class FilterOnGrid(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def filter_support(height: int, width: int, band: str, filter_kind: str, device: torch.device) -> FilterOnGrid:
+def filter_support(height: int, width: int, band: Band, filter_kind: Filter, device: torch.device) -> FilterOnGrid:
     """`spectral_filter` for maps of height×width, cropped to its support."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         filters = spectral_filter(height, width, band, filter_kind, device)
@@ -101,16 +100,12 @@ class SpectralFilter(nn.Module):
             the full complex transform exactly, which weights trained on a full ``fft2`` need: for real x,
             ``Re ifft2(M)`` is the inverse of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
         filter_kind: ``"bins"`` or ``"relative"``, see `spectral_filter`.
-    Raises ValueError for other names.
     """
 
-    def __init__(self, channels: int, band: str, spectrum: str = "half", filter_kind: str = "bins"):
+    def __init__(self, channels: int, band: Band, spectrum: Spectrum = "half", filter_kind: Filter = "bins"):
         super().__init__()
-        if band not in BANDS or spectrum not in SPECTRA or filter_kind not in FILTERS:
-            raise ValueError(
-                f"band {band!r} of {BANDS}, spectrum {spectrum!r} of {SPECTRA}, filter {filter_kind!r} of {FILTERS}"
-            )
-        self.band, self.spectrum, self.filter_kind = band, spectrum, filter_kind
+        self.band: Band = band
+        self.spectrum, self.filter_kind = spectrum, filter_kind
         self.conv1 = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 1)
 

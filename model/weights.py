@@ -7,7 +7,6 @@ Own format, readable with ``weights_only=True``::
 Everything that rewrites weights is here: renaming, folding convolution biases, adding mask channels, half precision.
 """
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,8 +64,6 @@ def write_torch_file(path: Path, contents: Any) -> None:
             torch.save(contents, file)
         except RuntimeError as error:  # how torch reports a full disk
             raise InputError(f"{path}: cannot be written; is the disk full?") from error
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_torch_file(path: Path) -> Any:
@@ -85,7 +82,7 @@ def read_torch_file(path: Path) -> Any:
 def read_network_file(path: Path) -> tuple[dict[str, Any], State]:
     """Settings (`NetworkConfig` fields) and float32 state dict of an own or a reference file, in this project's names.
 
-    Raises `InputError` for a file that is neither, and for values that no weights can have (`check_values`).
+    Raises `InputError` for a file that is neither.
     """
     contents = read_torch_file(path)
     if isinstance(contents, dict) and "config" in contents and "network" in contents:
@@ -93,12 +90,11 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], State]:
             raise InputError(f"{path}: checkpoint format {contents.get('format')}; this version reads {FORMAT}")
         settings, state = contents["config"], contents["network"]
         if not (isinstance(settings, dict) and _is_state(state)):
-            raise InputError(f"{path}: holds no settings and weights by name; {EXPECTED}")
+            raise InputError(f"{path}: holds no settings, or no weights by name; {EXPECTED}")
     else:
         # The reference programs' training checkpoints hold the weights under "network".
         state = contents.get("network", contents) if isinstance(contents, dict) else contents
         settings, state = import_reference(state, path)
-    check_values(state, path)
     return dict(settings), _to_float32(state)
 
 
@@ -114,15 +110,6 @@ def _is_state(state: Any) -> bool:
 
 def _to_float32(state: State) -> State:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-
-
-def check_values(state: State, path: Path) -> None:
-    """Raise `InputError` for a NaN, an infinity or a negative variance; ``state`` was read from ``path``."""
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise InputError(f"{path}: {name} has values that are not finite; the file is damaged or training diverged")
-        if name.endswith(".running_var") and (value < 0).any():
-            raise InputError(f"{path}: {name} has negative values; expected variances")
 
 
 def write_network_file(path: Path, settings: dict[str, Any], state: State, *, half: bool = False, **more: Any) -> None:
@@ -146,8 +133,11 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
         own: only names, shapes and types matter; it may be on the meta device.
         state: single-object weights (one mask channel) fit a multi-object network with a second mask channel.
         new_channel: start of that channel: ``orthogonal`` to go on training, ``zero`` for evaluation.
-    Raises `InputError` that names the first missing, unexpected and different tensors.
+    Raises `InputError` that names the first missing, unexpected and different tensors, or a tensor with values that no
+    weights can have.
     """
+    if not _is_state(state):
+        raise InputError(f"{path}: holds no weights by name; {EXPECTED}")
     name = "value_encoder.backbone.conv1.weight"
     if name in state and name in own and state[name].shape == own[name][:, :-1].shape:
         state = state | {name: extend_input_channels(state[name], 1, new_channel)}
@@ -161,7 +151,17 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"{path}: the weights are of another network: {'; '.join(problems[:6])}{more}")
+    check_values(state, path)
     return state
+
+
+def check_values(state: State, path: Path) -> None:
+    """Raise `InputError` for a NaN, an infinity or a negative variance; ``state`` was read from ``path``."""
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {name} has values that are not finite; the file is damaged or training diverged")
+        if name.endswith(".running_var") and (value < 0).any():
+            raise InputError(f"{path}: {name} has negative values; expected variances")
 
 
 def extend_input_channels(weight: torch.Tensor, channels: int, start: str) -> torch.Tensor:
