@@ -40,10 +40,10 @@ def test_spectral_modules(key):
     module.load_state_dict({name: weight(prefix + name, p.shape, False) for name, p in module.state_dict().items()})
     x = randn(seed, shape).requires_grad_()
     out = module(x)
-    assert difference("gsfm", f"{key}/out", out).max() < 2e-5  # spread 2e-6
+    assert difference("gsfm", f"{key}/out", out).max() < 2e-5  # spread 3e-6
     if f"{key}/grad_in" in vectors("gsfm"):
         (out * randn(seed + 7000, shape)).sum().backward()
-        # Spread 5e-6, but the kinks of the relu may change single entries of the input's gradient by 3e-4.
+        # Spread 5e-6, but the kinks of the relu may change single entries of the input's gradient by 2.5e-4.
         assert np.quantile(difference("gsfm", f"{key}/grad_in", x.grad), 0.99) < 1e-4
         for name, parameter in module.named_parameters():
             assert difference("gsfm", f"{key}/grad_{name}", parameter.grad).max() < 1e-4, name
