@@ -15,6 +15,7 @@ import torch
 
 from datasets.video import Video
 from evaluation import Outcome, Progress, Segmented, evaluate
+from inference_core import FrameNetwork
 from inference_memory_bank import make_memory
 from model.config import MEMORIES
 from model.network import load_network
@@ -142,7 +143,7 @@ def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.d
 
 
 def segment(
-    network: torch.nn.Module, videos: Sequence[Video], output: Path, *, inputs: Iterable[Path] = (), **options
+    network: FrameNetwork, videos: Sequence[Video], output: Path, *, inputs: Iterable[Path] = (), **options
 ) -> Outcome:
     """`evaluate` with progress on the terminal; the videos' ground truth is not replaced either."""
     truth = [folder / video.name for folder in _truth_folders(videos) for video in videos]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from datasets.images import write_mask
 from datasets.video import Video
-from inference_core import InferenceCore
+from inference_core import FrameNetwork, InferenceCore
 from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
 from results.writer import WriteBehind
@@ -75,7 +75,7 @@ class Progress:
 
 
 def evaluate(
-    network: torch.nn.Module,
+    network: FrameNetwork,
     videos: Sequence[Video],
     output: Path,
     *,

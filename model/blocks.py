@@ -1,8 +1,8 @@
 """Building blocks of the decoder and the value encoder.
 
-B frames, K objects, C channels. Per-object tensors come flattened to (B·K)×C×h×w; *shared* tensors, the same for
-all objects of a frame, stay B×C×h×w and are never repeated: convolutions over ``[per-object, shared]`` channels are
-split, so that the shared part is computed once per frame.
+B frames, K objects, C channels. Per-object tensors are flattened to (B·K)×C×h×w. *Shared* tensors, which are the same
+for all objects of a frame, stay B×C×h×w and are never repeated: convolutions over the channels
+``[per-object, shared]`` are split, so that the shared part is computed once per frame.
 """
 
 import torch
@@ -16,13 +16,13 @@ def add_shared(x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
 
 
 class SplitConv2d(nn.Conv2d):
-    """A 3×3 convolution over the concatenation ``[per-object, shared]`` of channels, shared part computed once."""
+    """A 3×3 convolution over the channels ``[per-object, shared]`` whose shared part is computed once per frame."""
 
     def __init__(self, own_channels: int, shared_channels: int, out_channels: int):
         super().__init__(own_channels + shared_channels, out_channels, 3, padding=1)
         self.own_channels = own_channels
 
-    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # two inputs
         """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
         own_weight, shared_weight = self.weight.split([self.own_channels, shared.shape[1]], dim=1)
         own = F.conv2d(x, own_weight, padding=1)
@@ -47,7 +47,7 @@ class ResBlock(nn.Module):
 
 
 class SharedResBlock(nn.Module):
-    """`ResBlock` over ``[per-object, shared]`` channels; always with the convolution on the skip path."""
+    """`ResBlock` over the channels ``[per-object, shared]``; it always has the convolution on the skip path."""
 
     def __init__(self, own_dim: int, shared_dim: int, out_dim: int):
         super().__init__()
@@ -62,7 +62,7 @@ class SharedResBlock(nn.Module):
 
 
 class UpsampleBlock(nn.Module):
-    """Twice the resolution: convolved skip features plus the bilinear ×2 of the coarser map, then a `ResBlock`."""
+    """Double the resolution: convolved skip features plus the upsampled (bilinear) coarser map, then a `ResBlock`."""
 
     def __init__(self, skip_dim: int, up_dim: int, out_dim: int):
         super().__init__()
@@ -76,7 +76,7 @@ class UpsampleBlock(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """CBAM's channel attention: ``sigmoid(MLP(avgpool) + MLP(maxpool))`` with one shared MLP."""
+    """Channel attention of CBAM: ``sigmoid(MLP(avgpool) + MLP(maxpool))`` with one MLP for both."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -85,20 +85,20 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C×h×w, every channel scaled."""
+        """N×C×h×w → N×C×h×w, each channel scaled."""
         gate = torch.sigmoid(self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3))))
         return x * gate[:, :, None, None]
 
 
 class SpatialGate(nn.Module):
-    """CBAM's spatial attention: a 7×7 convolution of ``[max, mean]`` over channels, sigmoid."""
+    """Spatial attention of CBAM: sigmoid of a 7×7 convolution of ``[max, mean]`` over channels."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C×h×w, every position scaled."""
+        """N×C×h×w → N×C×h×w, each position scaled."""
         pooled = torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)
         return x * torch.sigmoid(self.conv(pooled))
 

@@ -1,6 +1,6 @@
-"""Decoder: memory readout and frame features → mask logits, and in GSFM boundary logits.
+"""Decoder: memory readout and frame features → mask logits, and with GSFM's boundary branch boundary logits.
 
-B frames, K objects; per-object tensors are flattened to (B·K)×C×h×w inside.
+B frames, K objects; inside, per-object tensors are flattened to (B·K)×C×h×w.
 """
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.blocks import SharedResBlock, UpsampleBlock
+from model.config import Filter, Spectrum
 from model.spectral import SpectralFilter
 
 
@@ -19,12 +20,12 @@ def upsample4(x: torch.Tensor) -> torch.Tensor:
 class BoundaryBranch(nn.Module):
     """GSFM's two coupled branches at 1/4 (section 3.4): boundary features sharpen the mask features.
 
-    The boundary *features* enter the mask; the boundary *prediction* only serves the training loss.
+    The mask depends on the boundary *features*; only the training loss needs the boundary *prediction*.
     """
 
-    def __init__(self, dim: int, spectrum: str, kind: str):
+    def __init__(self, dim: int, spectrum: Spectrum, filter_kind: Filter):
         super().__init__()
-        self.hfm = SpectralFilter(dim, "high", spectrum, kind)
+        self.hfm = SpectralFilter(dim, "high", spectrum, filter_kind)
         self.boundary_1 = nn.Conv2d(dim, dim, 3, padding=1)
         self.boundary_2 = nn.Conv2d(dim, dim, 3, padding=1)
         self.boundary_3 = nn.Conv2d(dim, dim, 3, padding=1)
@@ -50,12 +51,14 @@ class BoundaryBranch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From 1/16 to the image's size (STCN section 3.3; with ``hfm``, GSFM's boundary branch on top).
+    """From 1/16 to the image's size (STCN section 3.3), with ``hfm`` through GSFM's boundary branch.
 
     Args:
         value_dim: channels of the readout and of ``f16_thin``.
         f8_dim, f4_dim: channels of the key encoder's features.
         dim: channels at 1/8 and 1/4; twice that at 1/16.
+        hfm: whether there is a boundary branch.
+        spectrum, filter_kind: see `SpectralFilter`.
     """
 
     def __init__(
@@ -65,14 +68,14 @@ class Decoder(nn.Module):
         f4_dim: int,
         dim: int,
         hfm: bool,
-        spectrum: str = "half",
-        kind: str = "bins",
+        spectrum: Spectrum = "half",
+        filter_kind: Filter = "bins",
     ):
         super().__init__()
         self.compress = SharedResBlock(value_dim, value_dim, 2 * dim)
         self.up_16_8 = UpsampleBlock(f8_dim, 2 * dim, dim)
         self.up_8_4 = UpsampleBlock(f4_dim, dim, dim)
-        self.branch = BoundaryBranch(dim, spectrum, kind) if hfm else None
+        self.branch = BoundaryBranch(dim, spectrum, filter_kind) if hfm else None
         self.pred = nn.Conv2d(dim, 1, 3, padding=1)
 
     def forward(
@@ -87,10 +90,10 @@ class Decoder(nn.Module):
 
         Args:
             readout: B×K×Cv×h×w.
-            f16_thin, f8, f4: B×C×…, shared by the objects.
-            with_boundary: predict boundaries, too (training).
+            f16_thin, f8, f4: features of the frame B×C×…, shared by its objects.
+            with_boundary: also predict boundaries (training).
         Returns:
-            mask logits B×K×H×W and boundary logits B×K×H×W or None, float32.
+            mask logits B×K×H×W, and boundary logits B×K×H×W or None, float32.
         """
         shape = readout.shape[:2]
         x = self.compress(readout.flatten(0, 1), f16_thin)
@@ -99,6 +102,6 @@ class Decoder(nn.Module):
         if self.branch is not None:
             x, boundary = self.branch(x)
         logits = upsample4(self.pred(torch.relu(x))).squeeze(1).unflatten(0, shape)
-        if boundary is None or not with_boundary:
+        if self.branch is None or boundary is None or not with_boundary:
             return logits, None
         return logits, upsample4(self.branch.predict_boundary(boundary)).squeeze(1).unflatten(0, shape)

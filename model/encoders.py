@@ -6,7 +6,7 @@ B frames, K objects, H×W image (multiples of 16), ``f4``, ``f8``, ``f16`` featu
 from pathlib import Path
 
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]  # it has no stubs
 from torch import nn
 
 from model.blocks import FeatureFusion
@@ -18,9 +18,10 @@ BACKBONE_DIMS = {"resnet50": (256, 512, 1024), "resnet18": (64, 128, 256)}
 
 
 class Backbone(nn.Module):
-    """A torchvision ResNet up to ``layer3``, with extra input channels if asked for.
+    """A torchvision ResNet up to ``layer3``, optionally with extra input channels.
 
-    Its batch norms keep their running statistics through training, too; their affine weights do train.
+    Its batch norms use their running statistics in training, too; only their affine weights are trained.
+    Raises ValueError for a ``name`` other than those of `BACKBONE_DIMS`.
     """
 
     def __init__(self, name: str, extra_channels: int = 0):
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode for all but the batch norms: small batches of video would spoil their statistics."""
+        """Training mode for all but the batch norms, whose statistics small batches of video would spoil."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -53,12 +54,16 @@ class Backbone(nn.Module):
         return f4, f8, self.layer3(f8)
 
     def load_imagenet(self, files: list[Path] | None) -> None:
-        """Take ImageNet weights: from torchvision (``files=None``), else from the one file that fits.
+        """Load ImageNet weights: from torchvision (``files=None``), else from the one of the files that fits.
 
-        Extra input channels keep their orthogonal start. Raises `InputError` when no file is a ``name``,
-        or when torchvision cannot download.
+        Extra input channels keep their orthogonal initialisation. Raises `InputError` if no file holds this network, or
+        if torchvision cannot download.
         """
-        if files is None:
+        own = self.state_dict()
+        extra = own["conv1.weight"].shape[1] - 3
+        if files is not None:
+            state = read_backbone(self.name, own | {"conv1.weight": own["conv1.weight"][:, :3]}, files)
+        else:
             try:
                 state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict(progress=True)
             except OSError as error:
@@ -66,13 +71,9 @@ class Backbone(nn.Module):
                     f"ImageNet weights of {self.name} could not be downloaded ({error}): give local files with "
                     f"--pretrained PATH, or --pretrained none to start from random weights"
                 ) from error
-        else:
-            state = read_backbone(self.name, files)
-        own = self.state_dict()
-        extra = own["conv1.weight"].shape[1] - state["conv1.weight"].shape[1]
         if extra:
             state["conv1.weight"] = extend_input_channels(state["conv1.weight"], extra, "orthogonal")
-        self.load_state_dict({name: state[name] for name in own})
+        self.load_state_dict({name: state.get(name, value) for name, value in own.items()})
 
 
 class ValueEncoder(nn.Module):
@@ -81,7 +82,7 @@ class ValueEncoder(nn.Module):
     Args:
         f16_dim: channels of the key encoder's f16.
         value_dim: channels of the value.
-        single_object: one extra input channel, the object's mask; else two, the second being the sum of the
+        single_object: one extra input channel, the object's mask; otherwise two, the second of which is the sum of the
             other objects' masks.
     """
 

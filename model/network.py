@@ -2,7 +2,7 @@
 
 B clips, T frames, K objects, H×W image (multiples of 16), h×w = H/16×W/16. ``masks`` never have a background
 channel; ``prob`` and ``logits`` always have it first. `Network.forward` is the training pass; evaluation calls the same
-`encode_key`, `encode_value` and `decode` frame by frame (``inference_core.py``).
+`encode_key`, `encode_value` and `decode` on one frame after another (``inference_core.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -21,12 +21,21 @@ from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
 from model.spectral import SpectralFilter
 from model.tensor import soft_aggregate
-from model.weights import extend_input_channels, read_network_file, write_network_file
-from util.errors import InputError
+from model.weights import fit_weights, read_network_file, write_network_file
+
+
+class Memory(Protocol):
+    """What the network and the engine need of a memory; the implementations are in ``inference_memory_bank.py``."""
+
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w. A temporary entry lasts until the next ``add``."""
+
+    def read(self, query: torch.Tensor) -> torch.Tensor:
+        """query B×Ck×h×w → readout B×K×Cv×h×w."""
 
 
 class FrameFeatures(NamedTuple):
-    """What the key encoder makes of N frames; used to read the memory, to decode and to encode the value."""
+    """Key encoder features of N frames; used to read the memory, to decode and to encode the value."""
 
     key: torch.Tensor  # N×Ck×h×w
     f16_thin: torch.Tensor  # N×Cv×h×w
@@ -42,28 +51,32 @@ class Prediction(NamedTuple):
     boundary: torch.Tensor | None  # B×(T−1)×K×H×W logits; None without the boundary branch
 
 
-# Pixels times objects that are decoded, or encoded as values, in one pass: about 3 GB of feature maps in float32.
+# Pixels × objects that are decoded, or encoded as values, in one pass: about 3 GB of feature maps in float32.
 OBJECT_BUDGET = 2**22
 
 
-def objects_at_once(features: torch.Tensor, stride: int = 1) -> int:
-    """How many objects fit the budget, for frames or features B×C×h×w at a stride. Training takes all at once."""
+def objects_per_pass(features: torch.Tensor, stride: int = 1) -> int:
+    """How many objects fit `OBJECT_BUDGET`, for frames or features B×C×h×w at a stride. Training takes all at once."""
     if torch.is_grad_enabled():
         return 2**31
     return max(1, OBJECT_BUDGET // (features.shape[0] * features.shape[-2] * features.shape[-1] * stride**2))
 
 
-def _join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+def _join(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate over objects (dimension 1); no copy of a single chunk."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
 
 
 class Network(nn.Module):
     """Key encoder (+ LFM), value encoder, decoder (+ HFM and boundary branch)."""
 
+    mean: torch.Tensor  # 3×1×1, of ImageNet's RGB in [0, 1]
+    std: torch.Tensor
+
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
-        self.checkpoint_activations = False  # in training: recompute each part in the backward pass
+        self.checkpoint_activations = False  # in training: recompute activations in the backward pass
         f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
         self.key_encoder = Backbone(config.backbone)
         self.lfm = SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
@@ -74,16 +87,17 @@ class Network(nn.Module):
             config.value_dim, f8_dim, f4_dim, config.decoder_dim, config.hfm, config.spectrum, config.filter
         )
         nn.init.orthogonal_(self.key_proj.weight)
+        assert self.key_proj.bias is not None
         nn.init.zeros_(self.key_proj.bias)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        """RGB …×3×H×W in [0, 1] → ImageNet-normalised. Padding comes after this, so that it is the mean colour."""
+        """RGB …×3×H×W in [0, 1] → ImageNet-normalised. Pad afterwards: zeros are then the mean colour."""
         return (image - self.mean) / self.std
 
     def encode_key(self, image: torch.Tensor) -> FrameFeatures:
-        """Normalised frames N×3×H×W → features. Section 3.1 of STCN; GSFM puts the LFM on f16."""
+        """Normalised frames N×3×H×W → features (STCN section 3.1; GSFM puts the LFM on f16)."""
         f4, f8, f16 = self.key_encoder(image)
         f16 = self.lfm(f16)
         return FrameFeatures(self.key_proj(f16), self.key_comp(f16), f16, f8, f4)
@@ -91,9 +105,9 @@ class Network(nn.Module):
     def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """image B×3×H×W normalised, f16 B×C₁₆×h×w, masks B×K×H×W in [0, 1] → memory value B×K×Cv×h×w."""
         others = masks.sum(dim=1, keepdim=True) - masks
-        at_once = objects_at_once(image)
-        parts = zip(masks.split(at_once, dim=1), others.split(at_once, dim=1), strict=True)
-        return _join([self.value_encoder(image, f16, *part) for part in parts])
+        at_once = objects_per_pass(image)
+        chunks = zip(masks.split(at_once, dim=1), others.split(at_once, dim=1), strict=True)
+        return _join([self.value_encoder(image, f16, *chunk) for chunk in chunks])
 
     def decode(
         self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = False
@@ -102,44 +116,46 @@ class Network(nn.Module):
 
         Boundary logits are None unless ``with_boundary`` is set and the network has the boundary branch.
         """
-        parts = [
-            self.decoder(part, features.f16_thin, features.f8, features.f4, with_boundary)
-            for part in readout.split(objects_at_once(features.f4, stride=4), dim=1)
+        chunks = [
+            self.decoder(chunk, features.f16_thin, features.f8, features.f4, with_boundary)
+            for chunk in readout.split(objects_per_pass(features.f4, stride=4), dim=1)
         ]
-        masks, boundaries = zip(*parts, strict=True)
+        masks, boundaries = zip(*chunks, strict=True)
         return _join(masks), None if boundaries[0] is None else _join(boundaries)
 
-    def forward(self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory) -> Prediction:
-        """Training pass: every frame is segmented from the frames before it, memorised with their predicted masks.
+    def forward(
+        self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory: Memory
+    ) -> Prediction:
+        """Training pass: each frame is segmented from those before it, which are memorised with their predicted masks.
 
         Args:
             frames: B×T×3×H×W RGB in [0, 1], H and W multiples of 16.
             first_masks: B×K×H×W, 0/1, the given masks of frame 0.
-            valid: B×K, 0 where a clip has no such object: its probabilities and boundary logits are zeroed.
+            valid: B×K, 0 where a clip has no such object: its probabilities and boundary logits are set to zero.
             memory: an empty memory (`inference_memory_bank.make_memory`).
         """
         batch, length = frames.shape[:2]
         frames = self.normalize(frames)
-        flat = self._part(self.encode_key, frames.flatten(0, 1))
+        flat = self._checkpointed(self.encode_key, frames.flatten(0, 1))
         key, f16_thin, f16, f8, f4 = (feature.unflatten(0, (batch, length)) for feature in flat)
         valid = valid[:, :, None, None]
 
-        memory.add(key[:, 0], self._part(self.encode_value, frames[:, 0], f16[:, 0], first_masks))
+        memory.add(key[:, 0], self._checkpointed(self.encode_value, frames[:, 0], f16[:, 0], first_masks))
         all_logits, all_boundary = [], []
         for t in range(1, length):
             features = FrameFeatures(key[:, t], f16_thin[:, t], f16[:, t], f8[:, t], f4[:, t])
-            mask_logits, boundary = self._part(self.decode, memory.read(key[:, t]), features, True)
+            mask_logits, boundary = self._checkpointed(self.decode, memory.read(key[:, t]), features, True)
             logits = soft_aggregate(torch.sigmoid(mask_logits) * valid)
             all_logits.append(logits)
             if boundary is not None:
                 all_boundary.append(boundary * valid)
             if t < length - 1:
                 masks = torch.softmax(logits, dim=1)[:, 1:]
-                memory.add(key[:, t], self._part(self.encode_value, frames[:, t], f16[:, t], masks))
+                memory.add(key[:, t], self._checkpointed(self.encode_value, frames[:, t], f16[:, t], masks))
         return Prediction(torch.stack(all_logits, 1), torch.stack(all_boundary, 1) if all_boundary else None)
 
-    def _part(self, function: Callable, *arguments):
-        """Call it; with ``checkpoint_activations`` keep its inputs alone for the backward pass."""
+    def _checkpointed(self, function: Callable, *arguments: Any) -> Any:
+        """Call it; with ``checkpoint_activations``, only its arguments are kept for the backward pass."""
         if not self.checkpoint_activations:
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False)
@@ -156,35 +172,21 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
-    """Rebuild a network for evaluation from an own file or one of the GSFM / STCN reference programs'.
+    """Rebuild a network, in eval mode, from an own file or from one of the GSFM or STCN reference programs.
 
-    A stage-0 file becomes a multi-object network whose new mask channel is zero, so that its results do not change.
-    Raises `InputError` for anything else.
+    A stage-0 file becomes a multi-object network whose new mask channel is zero, which leaves its results unchanged.
+    Raises `InputError` for any other file.
     """
     settings, state = read_network_file(path)
-    network = Network(NetworkConfig.from_file(settings | {"single_object": False}, path))
-    load_weights(network, state, path, new_channel="zero")
+    config = NetworkConfig.from_file(settings | {"single_object": False}, path)
+    with torch.device("meta"):  # no memory is allocated for a network that the weights do not fit
+        shapes = Network(config).state_dict()
+    state = fit_weights(shapes, state, path, new_channel="zero")
+    network = Network(config)
+    network.load_state_dict(state)
     return network.to(device).eval()
 
 
 def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str = "orthogonal") -> None:
-    """Load the state dict that was read from ``path``.
-
-    Stage-0 weights (one mask channel) enter a multi-object network with a ``new_channel``: orthogonal when training
-    goes on, zero for evaluation. Raises `InputError` that names missing keys and keys of another shape.
-    """
-    own = network.state_dict()
-    name = "value_encoder.backbone.conv1.weight"
-    if name in state and state[name].shape[1] + 1 == own[name].shape[1]:
-        state = state | {name: extend_input_channels(state[name], 1, new_channel)}
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in own]
-    problems += [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise InputError(f"{path}: the weights are of another network: {'; '.join(problems[:6])}{more}")
-    network.load_state_dict(state)
+    """Load the state dict that was read from ``path``; see `model.weights.fit_weights`."""
+    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel))

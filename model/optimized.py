@@ -1,8 +1,8 @@
-"""A network for evaluation alone: the same numbers to rounding, with fewer operations.
+"""A network for evaluation only: the same numbers up to rounding, with fewer operations.
 
     network = optimized_copy(load_network(path, device))
 
-Training and checkpoints use the plain `model.network.Network`; a fast copy can do neither.
+Training and checkpoints use the plain `model.network.Network`; an optimized copy can be neither trained nor saved.
 """
 
 import copy
@@ -19,9 +19,10 @@ from model.network import Network
 def optimized_copy(network: Network, compiled: bool = False) -> Network:
     """A copy of a network in eval mode, on the same device, that computes the same (relative 1e-5 in float32).
 
-    Batch norms are folded into the convolutions before them, shared parts of weights are cut out once, weights and
-    so all features are channels-last, and on CPUs large 3×3 convolutions become `RowWinogradConv2d`. With
-    ``compiled``, what the engine calls goes through `torch.compile`, at the first call for each new shape.
+    Batch norms are folded into the convolutions before them, weights over per-object and shared channels are split in
+    advance, weights and therefore all features are channels-last, and on CPUs large 3×3 convolutions become
+    `RowWinogradConv2d`. With ``compiled``, the methods that the engine calls go through `torch.compile`, which compiles
+    at the first call for each new shape.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -33,13 +34,13 @@ def optimized_copy(network: Network, compiled: bool = False) -> Network:
     if network.mean.device.type == "cpu":
         _use_row_winograd(network)
     if compiled:
-        for part in ("encode_key", "encode_value", "decode"):
-            setattr(network, part, torch.compile(getattr(network, part)))
+        for method in ("encode_key", "encode_value", "decode"):
+            setattr(network, method, torch.compile(getattr(network, method)))
     return network
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
-    """Fold in torchvision's two shapes of a pair: ``conv1, bn1`` as attributes, or next to each other in a sequence."""
+    """Fold each pair of a convolution and the batch norm after it: attributes ``conv1, bn1``, or in a sequence."""
     children = list(module.named_children())
     for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -48,7 +49,7 @@ def _fold_batch_norms(module: nn.Module) -> None:
 
 
 class PresplitConv2d(nn.Module):
-    """`SplitConv2d` as two convolutions: slices of one weight would be copied on every call."""
+    """`SplitConv2d` as two convolutions; slices of one weight would be copied at every call."""
 
     def __init__(self, conv: SplitConv2d):
         super().__init__()
@@ -70,12 +71,12 @@ def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     return conv
 
 
-# Below this many channels the transforms cost what the multiplications save.
+# With fewer channels, the transforms cost as much as the saved multiplications.
 WINOGRAD_MIN_CHANNELS = 128
 
 
 def _use_row_winograd(network: Network) -> None:
-    """Everywhere but on the way to the keys: their rounding decides near-ties for the last places of a top-k read."""
+    """Replace large 3×3 convolutions, but none that the keys depend on: their rounding decides near-ties of a read."""
     keys = {*network.key_encoder.modules(), network.key_proj}
     for module in list(network.modules()):
         for name, conv in list(module.named_children()):
@@ -91,10 +92,11 @@ def _use_row_winograd(network: Network) -> None:
 class RowWinogradConv2d(nn.Module):
     """A 3×3 convolution by Winograd's F(m, 3) along the rows (Lavin & Gray, CVPR 2016); float32 or bf16, on CPUs.
 
-    Bands of m + 2 input rows become m + 2 combined rows, a 1×3 convolution each, and m output rows. The transform in
-    one direction only leaves nearly all the work to the library's convolutions. In float32 m = 4: half of the
-    multiplications, rounding within two or three times the plain convolution's. Under autocast m = 2: two thirds, 1.8
-    times the rounding; the factors of m = 4 are too large for the eight bits of bf16.
+    Bands of m + 2 input rows become m + 2 combined rows, then a 1×3 convolution of each, then m output rows. The
+    transform runs in one direction only, which leaves nearly all the work to the library's convolutions. In float32 m
+    is 4: half of the multiplications, and two or three times the rounding of the plain convolution. Under autocast m is
+    2: two thirds of the multiplications and 1.8 times the rounding; the factors of m = 4 are too large for the eight
+    bits of bf16.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -112,7 +114,7 @@ class RowWinogradConv2d(nn.Module):
         """Each C'×C×3 → C'×C×1×3."""
         return [row.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows]
 
-    @torch.compiler.disable  # it cannot write into views (out=), and finds little to fuse
+    @torch.compiler.disable  # the compiler cannot write into views (out=), and would find little to fuse
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×h×w → N×C'×h×w."""
         half = torch.is_autocast_enabled("cpu")
@@ -128,17 +130,19 @@ class RowWinogradConv2d(nn.Module):
     def _convolve(self, combined: list[torch.Tensor], kernels: list[torch.Tensor]) -> list[torch.Tensor]:
         bias = None if self.bias is None else self.bias.to(kernels[0].dtype)
         return [
-            # The second product enters every output row once, and brings the bias along.
+            # The second product enters every output row exactly once, so it carries the bias.
             F.conv2d(rows.permute(0, 3, 1, 2), kernel, bias if i == 1 else None).permute(0, 2, 3, 1)
             for i, (rows, kernel) in enumerate(zip(combined, kernels, strict=True))
         ]
 
-    def _two_rows(self, d0, d1, d2, d3) -> torch.Tensor:
+    def _two_rows(self, d0: torch.Tensor, d1: torch.Tensor, d2: torch.Tensor, d3: torch.Tensor) -> torch.Tensor:
         """Rows of each band, N×bands×(w+2)×C → N×bands×2×w×C'."""
         m0, m1, m2, m3 = self._convolve([d0 - d2, d1 + d2, d2 - d1, d1 - d3], self.two)
         return torch.stack([(m0 + m1).add_(m2), (m1 - m2).sub_(m3)], dim=2)
 
-    def _four_rows(self, d0, d1, d2, d3, d4, d5) -> torch.Tensor:
+    def _four_rows(
+        self, d0: torch.Tensor, d1: torch.Tensor, d2: torch.Tensor, d3: torch.Tensor, d4: torch.Tensor, d5: torch.Tensor
+    ) -> torch.Tensor:
         """Rows of each band, N×bands×(w+2)×C → N×bands×4×w×C'."""
         even, odd = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
         even2, odd2 = d4 - d2, (d3 - d1).mul_(2)

@@ -1,45 +1,44 @@
 """The spectral modules of GSFM (ECCV 2022): global filters between two Fourier transforms.
 
-B batch, C channels, h×w feature map. The Low-Frequency Module (LFM) sits on the encoder's 1/16 features, the
-High-Frequency Module (HFM) in the decoder's boundary branch at 1/4; they differ in the filter alone.
+B batch, C channels, h×w feature map. The Low-Frequency Module (LFM) sits on the encoder's features at 1/16, the
+High-Frequency Module (HFM) in the decoder's boundary branch at 1/4; they differ only in the filter.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Width of the Gaussian in frequency bins, as in the paper's program, and the map side at the 384-pixel training
-# crop that turns it into a fraction of the sampling rate.
+from model.config import Filter, Spectrum
+
+# Width of the Gaussian in frequency bins, as in the paper's program, and the side of the feature map at the 384-pixel
+# training crop, which turns that width into a fraction of the sampling rate.
 SIGMA_BINS = 7.0
 TRAINING_SIDE = {"low": 384 // 16, "high": 384 // 4}
 
-BANDS = ("low", "high")
-SPECTRA = ("half", "hermitian")
-FILTERS = ("bins", "relative")
+Band = Literal["low", "high"]
 
-
-# The filter counts as zero below this, half of float32's spacing at 1: what it lets through is lost in rounding.
+# Smaller values of the filter count as zero: half of float32's spacing at 1, so rounding hides what they let through.
 NEGLIGIBLE = 2.0**-24
 
 
 def spectral_filter(
-    height: int, width: int, band: str, kind: str, device: torch.device
+    height: int, width: int, band: Band, filter_kind: Filter, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The real filter of a band on the half spectrum, and its mirror image.
 
-    ``G`` is a Gaussian around the highest frequency in both axes; ``band="high"`` passes ``G``, ``"low"``
-    passes ``1 − G``. ``kind="bins"``: σ is 7 bins around bin (h//2, w//2), whatever the size. ``"relative"``: σ is a
-    fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM), with the distance to the Nyquist corner
-    taken on the frequency grid, so every size sees the filter of the training crop.
+    ``G`` is a Gaussian around the highest frequency in both axes; ``band="high"`` passes ``G``, ``"low"`` passes
+    ``1 − G``. With ``filter_kind="bins"``, σ is 7 bins around bin (h//2, w//2), whatever the size. With ``"relative"``,
+    σ is a fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM) and the distance to the Nyquist corner is
+    measured on the frequency grid, so every size sees the filter of the training crop.
 
     Returns:
         ``G(k)`` and ``G(−k)``, each h×(w//2+1) float32; they differ only for ``bins`` with an odd side.
     """
     row, column = torch.arange(height, device=device), torch.arange(width // 2 + 1, device=device)
-    if kind == "bins":
+    if filter_kind == "bins":
         sigma = SIGMA_BINS
         rows = {sign: ((sign * row) % height - height // 2).float() for sign in (1, -1)}
         columns = {sign: ((sign * column) % width - width // 2).float() for sign in (1, -1)}
@@ -59,26 +58,26 @@ def spectral_filter(
 
 
 class FilterOnGrid(NamedTuple):
-    """A real filter on the part of the half spectrum where it is not negligible."""
+    """A real filter on its support: the part of the half spectrum where it is not negligible."""
 
     rows: slice  # of the h frequencies along the height
     columns: slice  # of the w//2+1 frequencies along the width
-    direct: torch.Tensor  # G(k) there, float32
-    mirrored: torch.Tensor  # G(−k) there; differs from G(k) only for "bins" with an odd side
+    direct: torch.Tensor  # G(k) on the support, float32
+    mirrored: torch.Tensor  # G(−k) on the support; differs from G(k) only for "bins" with an odd side
 
 
 @functools.lru_cache(maxsize=64)
-def filter_support(height: int, width: int, band: str, kind: str, device: torch.device) -> FilterOnGrid:
-    """`spectral_filter` for maps of height×width, cut to where it is not negligible."""
+def filter_support(height: int, width: int, band: Band, filter_kind: Filter, device: torch.device) -> FilterOnGrid:
+    """`spectral_filter` for maps of height×width, cropped to its support."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in training
-        filters = spectral_filter(height, width, band, kind, device)
+        filters = spectral_filter(height, width, band, filter_kind, device)
         passed = (filters[0] > NEGLIGIBLE) | (filters[1] > NEGLIGIBLE)
         rows, columns = _extent(passed.any(1)), _extent(passed.any(0))
-        return FilterOnGrid(rows, columns, *(part[rows, columns].contiguous() for part in filters))
+        return FilterOnGrid(rows, columns, *(values[rows, columns].contiguous() for values in filters))
 
 
 def _extent(flags: torch.Tensor) -> slice:
-    """The shortest slice that holds every True."""
+    """The shortest slice that contains every True."""
     where = flags.nonzero().flatten().tolist()
     return slice(where[0], where[-1] + 1) if where else slice(0, 1)
 
@@ -86,41 +85,43 @@ def _extent(flags: torch.Tensor) -> slice:
 class SpectralFilter(nn.Module):
     """``x + Re F⁻¹( W₂ relu( W₁ [Re Y ; Im Y] ) )`` with ``Y = filter ⊙ F(x)`` (GSFM section 3.2).
 
-    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels; they see the whole map
-    at once, frequency by frequency. Transforms and convolutions run in float32 under autocast, too: half precision
-    cannot hold the un-normalised spectrum of a large map.
+    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels; frequency by frequency, they
+    see the whole map at once. Transforms and convolutions run in float32 even under autocast: half precision cannot
+    hold the unnormalised spectrum of a large map.
 
-    Where the filter is negligible the convolutions would return the same constant at every frequency, whose inverse
-    transform touches row 0 alone. So they run where it is not: on a quarter of the spectrum in the HFM at 480p, on a
-    twentieth at 1080p.
+    Where the filter is negligible, the convolutions would return the same constant at every frequency, whose inverse
+    transform only changes row 0. They therefore run only on the filter's support: a quarter of the spectrum in the HFM
+    at 480p, a twentieth at 1080p.
 
     Args:
         channels: C of the feature map.
         band: ``"low"`` (LFM) or ``"high"`` (HFM).
-        spectrum: ``"half"`` applies the convolutions to the half spectrum of the real transform;
-            ``"hermitian"`` equals the full complex transform exactly, which weights trained with a full ``fft2``
-            need: for real x, ``Re ifft2(M)`` is the inverse of M's Hermitian part, ``(M(k) + conj M(−k)) / 2``.
-        kind: ``"bins"`` or ``"relative"``, see `spectral_filter`.
+        spectrum: ``"half"`` applies the convolutions to the half spectrum of the real transform; ``"hermitian"`` equals
+            the full complex transform exactly, which weights trained on a full ``fft2`` need: for real x,
+            ``Re ifft2(M)`` is the inverse of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
+        filter_kind: ``"bins"`` or ``"relative"``, see `spectral_filter`.
     """
 
-    def __init__(self, channels: int, band: str, spectrum: str = "half", kind: str = "bins"):
+    def __init__(self, channels: int, band: Band, spectrum: Spectrum = "half", filter_kind: Filter = "bins"):
         super().__init__()
-        if band not in BANDS or spectrum not in SPECTRA or kind not in FILTERS:
-            raise ValueError(
-                f"band {band!r} of {BANDS}, spectrum {spectrum!r} of {SPECTRA}, filter {kind!r} of {FILTERS}"
-            )
-        self.band, self.spectrum, self.kind = band, spectrum, kind
+        self.band: Band = band
+        self.spectrum, self.filter_kind = spectrum, filter_kind
         self.conv1 = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 1)
 
-    def mix(self, y: torch.Tensor, grid: FilterOnGrid) -> torch.Tensor:
-        """``W₂ relu(W₁ G·y)`` of a complex B×C×h'×f' part of the spectrum, less its value at y = 0; complex out.
+    @property
+    def _bias1(self) -> torch.Tensor:
+        assert self.conv1.bias is not None
+        return self.conv1.bias
 
-        With ``hermitian`` its Hermitian part, which takes no more convolutions: ``W₁`` of the conjugate has the same
-        two products with the other sign, and the real (imaginary) rows of ``W₂`` see half the sum (difference).
+    def mix(self, y: torch.Tensor, grid: FilterOnGrid) -> torch.Tensor:
+        """``W₂ relu(W₁ G·y)`` minus its value at y = 0, for the spectrum y on the support, B×C×h'×f' complex.
+
+        With ``hermitian`` its Hermitian part, which needs no further convolutions: ``W₁`` of the conjugate is the same
+        two products with the other sign, and the real (imaginary) rows of ``W₂`` see half of the sum (difference).
         """
+        bias = self._bias1[:, None, None]
         weight_real, weight_imag = self.conv1.weight.chunk(2, dim=1)
-        bias = self.conv1.bias[:, None, None]
         real, imag = F.conv2d(y.real, weight_real), F.conv2d(y.imag, weight_imag)
         for_real = for_imag = torch.relu((real + imag) * grid.direct + bias) - torch.relu(bias)
         if self.spectrum == "hermitian":
@@ -130,19 +131,19 @@ class SpectralFilter(nn.Module):
         return torch.complex(F.conv2d(for_real, weight_real).contiguous(), F.conv2d(for_imag, weight_imag).contiguous())
 
     def constant(self, width: int) -> torch.Tensor:
-        """Row 0 of the inverse transform of ``W₂ relu(W₁ 0)``, the same at all frequencies: C×w."""
-        real, imag = self.conv2(torch.relu(self.conv1.bias)[:, None, None]).flatten().chunk(2)
+        """Row 0 of the inverse transform of ``W₂ relu(W₁ 0)``, which is the same at all frequencies: C×w."""
+        real, imag = self.conv2(torch.relu(self._bias1)[:, None, None]).flatten().chunk(2)
         value = torch.complex(real, torch.zeros_like(imag) if self.spectrum == "hermitian" else imag)
         return torch.fft.irfft(value[:, None].expand(-1, width // 2 + 1), n=width)
 
-    @torch.compiler.disable  # no code is generated for complex numbers, and the support depends on values
+    @torch.compiler.disable  # the compiler generates no code for complex numbers, and the support depends on values
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B×C×h×w in, same shape and dtype out."""
+        """B×C×h×w → same shape and dtype."""
         height, width = x.shape[-2:]
         with torch.autocast(x.device.type, enabled=False):
             x32 = x.float()
-            grid = filter_support(height, width, self.band, self.kind, x.device)
-            # The transforms along the height need those columns alone.
+            grid = filter_support(height, width, self.band, self.filter_kind, x.device)
+            # Only the columns of the support are transformed along the height.
             y = torch.fft.fft(torch.fft.rfft(x32)[..., grid.columns], dim=-2)[..., grid.rows, :]
             mixed = F.pad(self.mix(y, grid), (0, 0, grid.rows.start, height - grid.rows.stop))
             mixed = torch.fft.ifft(mixed, dim=-2)

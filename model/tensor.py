@@ -1,7 +1,7 @@
-"""Tensor helpers that know no network: soft aggregation and padding.
+"""Tensor helpers that are independent of the network: soft aggregation and padding.
 
-B batch, K objects, H×W image. ``masks`` and ``probs`` of objects have no background channel;
-``prob`` and ``logits`` that come out of `soft_aggregate` have it first.
+B batch, K objects, H×W image. ``masks`` and ``probs`` of objects have no background channel; ``logits`` from
+`soft_aggregate`, and ``prob`` made from them, have it first.
 """
 
 import torch
@@ -11,9 +11,9 @@ Padding = tuple[int, int, int, int]  # left, right, top, bottom, in pixels
 
 
 def soft_aggregate(probs: torch.Tensor) -> torch.Tensor:
-    """Merge independent object probabilities into logits over background and objects (STCN, eq. of STM sec. 3.3).
+    """Merge independent object probabilities into logits over background and objects (STM section 3.3, STCN).
 
-    The background's probability is ``Π(1 − p_k)``; every probability is clamped to ``[1e-7, 1 − 1e-7]`` and
+    The probability of the background is ``Π(1 − p_k)``. All probabilities are clamped to ``[1e-7, 1 − 1e-7]`` and
     mapped to ``log(p / (1 − p))``. A softmax over dimension 1 of the result gives ``prob``.
 
     Args:
@@ -28,12 +28,12 @@ def soft_aggregate(probs: torch.Tensor) -> torch.Tensor:
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> tuple[torch.Tensor, Padding]:
-    """Zero-pad the last two dimensions to a multiple, symmetric, the odd pixel right and bottom.
+    """Zero-pad the last two dimensions to a multiple, symmetrically; an odd pixel goes to the right or bottom.
 
     Args:
         x: …×H×W.
     Returns:
-        the padded tensor and the padding for `unpad`.
+        the padded tensor …×H'×W', and the padding for `unpad`.
     """
     height, width = x.shape[-2:]
     extra_h, extra_w = -height % multiple, -width % multiple
@@ -42,7 +42,7 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> tuple[torch.Tensor, Paddi
 
 
 def unpad(x: torch.Tensor, padding: Padding) -> torch.Tensor:
-    """Cut off what `pad_to_multiple` added: …×H'×W' → …×H×W (a view)."""
+    """Remove the padding of `pad_to_multiple`: …×H'×W' → …×H×W (a view)."""
     left, right, top, bottom = padding
     height, width = x.shape[-2:]
     return x[..., top : height - bottom, left : width - right]

@@ -1,7 +1,23 @@
-"""Shared fixtures: networks small enough for a test, with the parts of the full ones."""
+"""Settings of all tests, and fixtures: networks that are small enough for a test but have every part of a full one.
 
+``VOS_TEST_ISA=avx2 python -m pytest`` runs the suite with the kernels of a processor that has AVX2 but not AVX-512.
+"""
+
+# ruff: noqa: E402 - the environment comes before the imports
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
+
+# Libraries read these when they are loaded, so they come before the first import of torch; child processes inherit
+# them. Tiny networks are faster on one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+ISA = os.environ.get("VOS_TEST_ISA")
+if ISA == "avx2":
+    os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}  # the latter: name in older versions
+elif ISA is not None:
+    raise ValueError(f"VOS_TEST_ISA={ISA}: expected avx2, or no such variable")
 
 import pytest
 import torch
@@ -10,29 +26,31 @@ import eval_program
 from model.config import NetworkConfig
 from model.network import Network, save_network
 
+if ISA and torch.backends.cpu.get_cpu_capability() != "AVX2":
+    raise RuntimeError(f"VOS_TEST_ISA=avx2: PyTorch runs {torch.backends.cpu.get_cpu_capability()} kernels instead")
+
 TINY = {"backbone": "resnet18", "key_dim": 16, "value_dim": 32, "decoder_dim": 16}
 
-
-# Tiny networks are faster on one thread; programs that tests start inherit it.
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
 
 os.fsync = lambda fd: None  # what tests write need not survive a power cut, and waiting for the disk doubles their time
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded() -> None:
+    """Every test starts from the same random state."""
     torch.manual_seed(0)
 
 
-def make_network(preset: str = "gsfm", **overrides) -> Network:
+def make_network(preset: str = "gsfm", **overrides: Any) -> Network:
+    """A network with random weights, in eval mode."""
     torch.manual_seed(1)
     return Network(NetworkConfig.preset(preset, **{**TINY, **overrides})).eval()
 
 
 @pytest.fixture
-def tiny_network():
-    """``tiny_network(preset="gsfm", **overrides)``: a random network in eval mode."""
+def tiny_network() -> Callable[..., Network]:
+    """``tiny_network(preset="gsfm", **overrides)``, see `make_network`."""
     return make_network
 
 

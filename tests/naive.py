@@ -1,7 +1,8 @@
-"""The slow obvious computation: each formula written out as the papers' programs do, to measure and to test against."""
+"""The naive computation: formulas written out as in the papers' programs, to test and to measure against."""
 
 import copy
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +13,20 @@ from model.spectral import SIGMA_BINS, SpectralFilter
 
 
 def naive_copy(network: Network) -> "NaiveNetwork":
-    """A copy for evaluation that computes the same, but for rounding.
+    """A copy for evaluation that computes the same up to rounding.
 
     What objects share is repeated and concatenated for each, spectral modules see the whole complex spectrum, and
-    boundaries are predicted though nobody looks. Spectral filters must be ``hermitian`` and ``bins``.
+    boundaries are predicted although nothing reads them. Spectral filters must be ``hermitian`` and ``bins``.
     """
     network = copy.deepcopy(network)
     classes = {SplitConv2d: _Concatenated, SpectralFilter: _FullSpectrum, Network: NaiveNetwork}
     for module in network.modules():
         module.__class__ = classes.get(type(module), type(module))
-    return network
+    return cast(NaiveNetwork, network)
 
 
 class _Concatenated(SplitConv2d):
-    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # as its parent
         shared = shared.repeat_interleave(len(x) // len(shared), dim=0)
         return F.conv2d(torch.cat([x, shared], dim=1), self.weight, self.bias, padding=1)
 
@@ -45,24 +46,30 @@ class _FullSpectrum(SpectralFilter):
 class NaiveNetwork(Network):
     """Made by `naive_copy`."""
 
-    def decode(self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = True):
+    def decode(
+        self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Network.decode`; the boundary is always predicted."""
         return super().decode(readout, features, with_boundary=True)
 
 
 class DenseMemory:
-    """A space-time memory that reads with one dense product per object, nearly all of it with zeros."""
+    """A space-time memory whose read is one dense product per object, nearly all of it with zeros."""
 
     def __init__(self, top_k: int):
-        self.top_k, self.keys, self.values = top_k, None, None  # Ck×N, K×Cv×N
+        self.top_k = top_k
+        self.keys: torch.Tensor | None = None  # Ck×N
+        self.values: torch.Tensor | None = None  # K×Cv×N
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """key 1×Ck×h×w, value 1×K×Cv×h×w; there are no temporary frames."""
+        """key 1×Ck×h×w, value 1×K×Cv×h×w. Every frame is permanent."""
         key, value = key.flatten(2)[0], value.flatten(3)[0]
         self.keys = key if self.keys is None else torch.cat([self.keys, key], dim=1)
         self.values = value if self.values is None else torch.cat([self.values, value], dim=2)
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query 1×Ck×h×w → readout 1×K×Cv×h×w."""
+        assert self.keys is not None and self.values is not None
         return dense_read(self.keys, self.values, query.flatten(2)[0], self.top_k).unflatten(2, query.shape[-2:])[None]
 
 

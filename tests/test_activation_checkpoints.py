@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same losses' gradients from fewer stored features."""
+"""Activation checkpointing: the same gradients from fewer stored activations."""
 
 import torch
 

@@ -1,9 +1,10 @@
-"""Checkpoint files: rebuild themselves, cross to the reference programs and back, and refuse everything else."""
+"""Checkpoint files: rebuild their network, convert to the reference programs' format and back, refuse the rest."""
 
 import dataclasses
 
 import pytest
 import torch
+import torchvision  # type: ignore[import-untyped]  # it has no stubs
 
 from model.config import NetworkConfig
 from model.network import Network, load_network, load_weights, save_network
@@ -90,6 +91,43 @@ def test_weights_of_another_network_are_named(tiny_network, tmp_path):
         load_weights(tiny_network("stcn"), state, path)
 
 
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("decoder.pred.weight", torch.nan, "decoder.pred.weight has values that are not finite"),
+        ("key_proj.bias", -torch.inf, "key_proj.bias has values that are not finite"),
+        ("key_encoder.layer1.0.bn1.running_var", -1e-3, "running_var has negative values"),
+    ],
+)
+def test_values_that_no_weights_have(tiny_network, tmp_path, name, value, message):
+    network = tiny_network()
+    network.state_dict()[name].flatten()[3] = value
+    save_network(tmp_path / "bad.pth", network)
+    with pytest.raises(InputError, match=f"bad.pth: .*{message}"):
+        load_network(tmp_path / "bad.pth")
+
+
+def test_sizes_that_do_not_match_allocate_nothing(tiny_network, tmp_path, monkeypatch):
+    """Weights of 16 key channels beside settings of 4096: refused before a network of that size exists."""
+    network = tiny_network()
+    config = dataclasses.asdict(network.config) | {"key_dim": 4096}
+    write_torch_file(tmp_path / "large.pth", {"format": 1, "config": config, "network": network.state_dict()})
+    devices, init = set(), Network.__init__
+    monkeypatch.setattr(Network, "__init__", lambda self, *a: init(self, *a) or devices.add(self.mean.device.type))
+    with pytest.raises(InputError, match=r"large.pth: .*key_proj.weight is \(16, .*instead of \(4096, "):
+        load_network(tmp_path / "large.pth")
+    assert devices == {"meta"}
+
+
+@pytest.mark.parametrize("entry, value", [("network", [1]), ("network", {"a": 1}), ("config", 3)])
+def test_own_files_of_other_contents(tiny_network, tmp_path, entry, value):
+    network = tiny_network()
+    contents = {"format": 1, "config": dataclasses.asdict(network.config), "network": network.state_dict()}
+    write_torch_file(tmp_path / "odd.pth", contents | {entry: value})
+    with pytest.raises(InputError, match="odd.pth"):
+        load_network(tmp_path / "odd.pth")
+
+
 def test_unknown_setting_is_named(tiny_network, tmp_path):
     config = dataclasses.asdict(tiny_network().config) | {"flux": 1}
     write_torch_file(tmp_path / "new.pth", {"format": 1, "config": config, "network": {}})
@@ -108,8 +146,6 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_imagenet_weights_from_files(backbone, tmp_path):
-    import torchvision
-
     names = {"resnet18", backbone}
     sources = {name: getattr(torchvision.models, name)(weights=None).state_dict() for name in names}
     for name, state in sources.items():
@@ -123,11 +159,16 @@ def test_imagenet_weights_from_files(backbone, tmp_path):
     if backbone == "resnet50":
         with pytest.raises(InputError, match="resnet18"):
             network.load_imagenet([tmp_path / "resnet50.pth"])
+    wide = torchvision.models.wide_resnet50_2(weights=None).state_dict()  # the names of resnet50, other shapes
+    torch.save(wide, tmp_path / "wide.pth")
+    with pytest.raises(InputError, match="wide.pth: no file"):
+        network.load_imagenet([tmp_path / "wide.pth"])
+    old = {name: value for name, value in sources["resnet18"].items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    network.value_encoder.backbone.load_imagenet([tmp_path / "old.pth"])
 
 
 def test_imagenet_offline(monkeypatch):
-    import torch.hub
-
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 

@@ -47,7 +47,7 @@ def test_memories_need_torch_alone():
     tree = ast.parse((ROOT / "inference_memory_bank.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= {"torch", "math"}
+    assert {name.split(".")[0] for name in imported} <= {"torch", "math", "typing"}
 
 
 def test_code_is_device_agnostic_and_loads_safely():

@@ -1,7 +1,5 @@
 """The loss and the first training step: equal to the reference program, and to a plain per-sample loop."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,10 @@ from inference_memory_bank import make_memory
 from model.config import NetworkConfig
 from model.losses import compute_losses, hard_fraction
 from model.network import Network, Prediction
-from model.weights import REFERENCE_NAMES, _rename, read_network_file
-from tests.reference import FIXTURES, randn, state_dict, synth_clip
+from model.weights import OWN_NAMES, read_network_file, rename
+from tests.reference import difference, randn, state_dict, stored_json, synth_clip, vectors
 
-STORED = dict(np.load(FIXTURES / "reference_training.npz"))
+STORED = vectors("training")
 # batch, height, width, seed, objects, which clips have a second object
 CASES = {
     "so": (2, 48, 56, 61, 1, None),
@@ -34,12 +32,6 @@ def batch_of_clips(batch, height, width, seed, objects, second):
     return frames, masks[:, :, :objects] * valid[:, None, :, None, None], valid
 
 
-def off(key, value):
-    """Largest difference from the stored sample, in standard deviations of the full tensor."""
-    step, _, std = STORED[f"{key}/info"][:3]
-    return np.abs(value.detach().reshape(-1).numpy()[:: int(step)] - STORED[key]).max() / std
-
-
 @pytest.mark.parametrize("run", sorted({key.split("/")[1] for key in STORED if key.startswith("loss/")}))
 def test_loss_equals_reference(run):
     case, iteration = run.split("_it")
@@ -52,9 +44,9 @@ def test_loss_equals_reference(run):
     total = sum(losses.values())
     assert total.item() == pytest.approx(float(STORED[f"loss/{run}/total_loss"]), rel=1e-5)
     total.backward()
-    for i in range(2):
-        assert off(f"loss/{run}/grad_logits_{i + 1}", logits[i].grad) < 1e-4
-        assert off(f"loss/{run}/grad_boundary_{i + 1}", boundary[i].grad) < 1e-4
+    for i in range(2):  # spread 8e-7
+        assert difference("training", f"loss/{run}/grad_logits_{i + 1}", logits[i].grad).max() < 1e-4
+        assert difference("training", f"loss/{run}/grad_boundary_{i + 1}", boundary[i].grad).max() < 1e-4
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.4])
@@ -96,8 +88,8 @@ STEPS = {
 @pytest.mark.parametrize("key", STEPS)
 def test_first_training_step_equals_reference(key, tmp_path):
     """Losses and gradients of a whole forward and backward pass of the full network."""
-    kind, iteration, end_warm, case = STEPS[key]
-    torch.save(state_dict("gsfm", kind), tmp_path / "reference.pth")
+    variant, iteration, end_warm, case = STEPS[key]
+    torch.save(state_dict("gsfm", variant), tmp_path / "reference.pth")
     settings, weights = read_network_file(tmp_path / "reference.pth")
     network = Network(NetworkConfig(**settings))
     network.load_state_dict(weights)
@@ -105,18 +97,21 @@ def test_first_training_step_equals_reference(key, tmp_path):
     prediction = network(frames * network.std + network.mean, masks[:, 0], valid, make_memory(network.config))
     losses = compute_losses(prediction, masks[:, 1:], valid, hard_fraction(iteration, 3000, end_warm), 0.05)
     total = sum(losses.values())
-    assert total.item() == pytest.approx(float(STORED[f"step/{key}/total_loss"][0]), rel=2e-4)
+    # Spread 4e-7; with sigma 8 it is 2e-2.
+    assert total.item() == pytest.approx(float(STORED[f"step/{key}/total_loss"][0]), rel=1e-4)
     total.backward()
-    own_names = {reference: own for own, reference in REFERENCE_NAMES.items()}
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    names = json.loads(STORED[f"names/{key}"].tobytes())
-    compared = 0
-    for name, expected in zip(names, STORED[f"step/{key}/grad0_abs_sum"], strict=True):
-        if _rename(name, own_names) in gradients:  # the reference's biases in front of batch norms are folded
-            compared += 1
-            ours = gradients[_rename(name, own_names)].double().abs().sum().item()
-            # The L2 similarity ignores a common shift of keys and queries: the gradient of their bias is rounding.
-            assert ours == pytest.approx(expected, rel=1e-3, abs=1e-5), name
-    assert compared == len(gradients)
+    names = stored_json("training", f"names/{key}")
+    sums = dict(zip(names, STORED[f"step/{key}/grad0_abs_sum"], strict=True))
+    # The reference's biases in front of batch norms are folded here.
+    sums = {rename(name, OWN_NAMES): total for name, total in sums.items() if rename(name, OWN_NAMES) in gradients}
+    assert sums.keys() == gradients.keys()
+    for name, expected in sums.items():
+        # The L2 similarity ignores a common shift of keys and queries: the gradient of their bias is rounding.
+        # Spread of the others 8e-4; without HFM 0.08, with sigma 8 up to 1.
+        assert gradients[name].double().abs().sum().item() == pytest.approx(expected, rel=5e-3, abs=1e-5), name
     for stored in [k for k in STORED if k.startswith(f"step/{key}/grad0/") and not k.endswith(("/info", "/shape"))]:
-        assert off(stored, gradients[_rename(stored.split("/")[-1], own_names)]) < 1e-2, stored
+        gradient = gradients[rename(stored.split("/")[-1], OWN_NAMES)]
+        # Relus and max-pools turn rounding into single large differences (0.016 with AVX2), so the root mean square is
+        # compared: spread 4e-3, in the value encoder's conv1; with sigma 8 it is 0.03 to 1.4.
+        assert np.sqrt(np.square(difference("training", stored, gradient)).mean()) < 2e-2, stored

@@ -1,9 +1,13 @@
-"""Memories: equal to the plain definitions, whatever the shapes, the order and the number of frames."""
+"""Memories: equal to the plain definitions for all shapes, orders and numbers of frames.
+
+Float32 differs from the float64 definitions by 1e-6 or less with every kernel (AVX-512, AVX2, SSE), hence 1e-5 below.
+"""
 
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import inference_memory_bank
 from inference_memory_bank import GlobalContextMemory, SpaceTimeMemory
@@ -20,6 +24,7 @@ every_memory = pytest.mark.parametrize("kind", MEMORIES)
 
 
 def frame(batch=1, objects=2, size=(3, 4), key_dim=8, value_dim=5):
+    """A random key B×Ck×h×w and value B×K×Cv×h×w."""
     return torch.randn(batch, key_dim, *size), torch.randn(batch, objects, value_dim, *size)
 
 
@@ -46,6 +51,20 @@ def test_space_time_equals_definition(top_k, batch, objects, frames, monkeypatch
     expected = plain_space_time(history, query, top_k)
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
     monkeypatch.setattr(inference_memory_bank, "AFFINITY_BUDGET", 1)  # one query at a time
+    assert torch.allclose(memory.read(query), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 300, 2**24])
+def test_devices_without_embedding_bag(budget, monkeypatch):
+    """Gathered values, in chunks of 1, 4 and all queries: the same readout as `F.embedding_bag`'s."""
+    memory, history = SpaceTimeMemory(top_k=7), [frame(2, 2) for _ in range(4)]
+    for key, value in history:
+        memory.add(key, value)
+    query = torch.randn(2, 8, 3, 4)
+    expected = plain_space_time(history, query, 7)
+    monkeypatch.setattr(F, "embedding_bag", lambda *_, **__: pytest.fail("embedding_bag was called"))
+    monkeypatch.setattr(inference_memory_bank, "GATHER_DEVICES", ("cpu",))
+    monkeypatch.setattr(inference_memory_bank, "AFFINITY_BUDGET", budget)
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
 
 
@@ -152,6 +171,26 @@ def test_global_context_is_attention_over_all_frames(seed):
         assert torch.allclose(memory.read(query), expected, atol=1e-5 * expected.abs().max().item() + 1e-6)
 
 
+@pytest.mark.parametrize("batch, objects, count", [(1, 1, 1), (1, 3, 4), (2, 2, 3)])
+def test_global_context_with_softmax_equals_definition(batch, objects, count):
+    """Each key channel attends over the positions of a frame, each query position over the channels."""
+    history, query = [frame(batch, objects) for _ in range(count)], 2 * torch.randn(batch, 8, 3, 4)
+    memory = GlobalContextMemory()
+    for key, value in history:
+        memory.add(key, value)
+    readout = memory.read(query).double()
+    for b in range(batch):
+        for k in range(objects):
+            context = torch.zeros(8, 5, dtype=torch.float64)
+            for key, value in history:
+                attention = key[b].double().flatten(1).exp()  # channels × positions
+                attention /= attention.sum(1, keepdim=True)
+                context += attention @ value[b, k].double().flatten(1).T / count
+            weights = query[b].double().flatten(1).T.exp()  # positions × channels
+            weights /= weights.sum(1, keepdim=True)
+            assert torch.allclose(readout[b, k].flatten(1).T, weights @ context, atol=1e-5)
+
+
 def test_anchored_context_keeps_half_for_the_first_frame():
     history, query = [frame() for _ in range(4)], torch.randn(1, 8, 3, 4)
     memory = GlobalContextMemory(norm="mean", update="anchored")
@@ -167,7 +206,7 @@ def test_anchored_context_keeps_half_for_the_first_frame():
 
 
 def test_an_hour_of_video_neither_drifts_nor_grows():
-    """90 000 frames (25 a second) whose statistics wander: equal to a float64 mean, in the bytes of the first frame."""
+    """90 000 frames (25 a second) of drifting statistics: equal to a float64 mean, in the bytes of the first frame."""
     memory, block, channels = GlobalContextMemory(norm="mean"), 1000, 4
     one_hot = torch.eye(channels).view(1, channels, 1, channels)  # reads the state itself
     total = torch.zeros(3, channels, dtype=torch.float64)
@@ -182,12 +221,12 @@ def test_an_hour_of_video_neither_drifts_nor_grows():
             sizes.add(memory.nbytes)
         state = memory.read(one_hot)[0, 0, :, 0]
     assert sizes == {4 * channels * 3}
-    assert torch.allclose(state.double(), total / 90_000, rtol=0, atol=3e-5)
+    assert torch.allclose(state.double(), total / 90_000, rtol=0, atol=5e-5)  # 1.2e-5 measured
 
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_bytes_held_follow_the_kind(grad):
-    """All of space-time grows with the frames, bounded it stays, and the global context is one matrix per object."""
+    """The space-time memory grows with the frames, a bounded one stops, the global context is a matrix per object."""
     held = {}
     for kind in ("space_time", "bounded", "context", "context_anchored"):
         memory, sizes = MEMORIES[kind](), []
@@ -205,7 +244,7 @@ def test_bytes_held_follow_the_kind(grad):
 
 
 @every_memory
-def test_half_precision_values_float32_state(kind):
+def test_half_precision_input_float32_state(kind):
     memory, exact = MEMORIES[kind](), MEMORIES[kind]()
     query = torch.randn(1, 8, 3, 4)
     for _ in range(4):

@@ -4,8 +4,6 @@ import copy
 from functools import partial
 
 import pytest
-import test_reference
-import test_spectral
 import torch
 from torch import nn
 
@@ -15,18 +13,28 @@ from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, top_positions
 from model.optimized import RowWinogradConv2d, optimized_copy
 from model.spectral import SpectralFilter, filter_support
+from tests import test_spectral
 from tests.naive import DenseMemory, naive_copy
-from tests.reference import synth_clip
+from tests.reference import CLIP_TOLERANCE, clip_error, reference_network, synth_clip
 
 
 @pytest.mark.parametrize("family, run", [("gsfm", "syn2/every3_top50_last0"), ("stcn", "yv3/every5_top20_last0")])
-def test_whole_clips_of_the_reference(family, run, monkeypatch):
+def test_whole_clips_of_the_reference(family, run):
     """Full-size networks with every replacement in place, in the engine."""
-    network = optimized_copy(test_reference.reference_network(family))
+    network = optimized_copy(reference_network(family))
     assert sum(isinstance(m, RowWinogradConv2d) for m in network.modules()) > 20
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    monkeypatch.setattr(test_reference, "reference_network", lambda _: network)
-    test_reference.test_whole_clips(family, run)
+    assert clip_error(network, family, run) < CLIP_TOLERANCE
+
+
+def test_keys_keep_plain_convolutions(tiny_network, monkeypatch):
+    """Winograd's rounding would decide near-ties of the top-k read."""
+    monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 1)
+    optimized = optimized_copy(tiny_network("gsfm"))
+    keys = [*optimized.key_encoder.modules(), *optimized.lfm.modules(), optimized.key_proj]
+    assert sum(isinstance(m, nn.Conv2d) for m in keys) > 10
+    assert not any(isinstance(m, RowWinogradConv2d) for m in keys)
+    assert isinstance(optimized.key_comp, RowWinogradConv2d)
 
 
 @pytest.mark.parametrize("preset, compiled", [("gsfm", False), ("stcn", False), ("gc", False), ("gsfm", True)])
@@ -39,20 +47,21 @@ def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch)
         nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias, std=0.1)
         nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 1.5)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    fast = optimized_copy(plain, compiled)
-    assert ("encode_key" in vars(fast)) == compiled
+    optimized = optimized_copy(plain, compiled)
+    assert ("encode_key" in vars(optimized)) == compiled
     image, masks = torch.randn(1, 3, 96, 112), torch.rand(1, 3, 96, 112)
     with torch.inference_mode():
-        expected, features = plain.encode_key(image), fast.encode_key(image)
-        values = [network.encode_value(image, expected.f16, masks) for network in (plain, fast)]
-        logits = [network.decode(values[0], expected)[0] for network in (plain, fast)]
+        expected, features = plain.encode_key(image), optimized.encode_key(image)
+        values = [network.encode_value(image, expected.f16, masks) for network in (plain, optimized)]
+        logits = [network.decode(values[0], expected)[0] for network in (plain, optimized)]
     for ours, theirs in [*zip(features, expected, strict=True), values[::-1], logits[::-1]]:
-        assert (ours - theirs).abs().max() < 3e-5 * theirs.std() + 1e-6
+        # Spread 1.1e-5.
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.std() + 1e-6
     after = plain.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_whole_frames_equal_the_obvious_computation(tiny_network, monkeypatch):
+def test_whole_frames_equal_the_naive_computation(tiny_network, monkeypatch):
     """The eval scripts' network and memory against what the benchmarks measure them by."""
     monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 16)
     plain = tiny_network("gsfm", spectrum="hermitian")
@@ -61,10 +70,10 @@ def test_whole_frames_equal_the_obvious_computation(tiny_network, monkeypatch):
         InferenceCore(naive_copy(plain), partial(DenseMemory, 20), mem_every=2),
     ]
     frames, masks = synth_clip(70, 90, 3, 5, seed=0)
-    ids = (masks[0] * torch.arange(1, 4)[:, None, None]).sum(0)
+    ids = (masks[0] * torch.arange(1, 4)[:, None, None]).sum(0).long()
     for frame, mask in zip(frames.sigmoid(), [ids, *[None] * 4], strict=True):
-        ours, obvious = (core.step(frame, mask) for core in cores)
-        assert torch.allclose(ours, obvious, atol=1e-5)
+        ours, naive = (core.step(frame, mask) for core in cores)
+        assert torch.allclose(ours, naive, atol=1e-5)
     assert ours.std(dim=(1, 2)).min() > 1e-3  # not the same everywhere
 
 
@@ -74,19 +83,19 @@ def test_row_winograd(size, bias):
     conv, x = nn.Conv2d(24, 40, 3, padding=1, bias=bias), torch.randn(3, 24, *size)
     exact = copy.deepcopy(conv).double()(x.double())
     with torch.inference_mode():
-        assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 2e-5 * exact.std() + 1e-6
+        assert (RowWinogradConv2d(conv)(x) - exact).abs().max() < 5e-5 * exact.std() + 1e-6  # spread 8e-6
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (5, 6), (30, 54)])
 def test_row_winograd_in_half_precision(size, bias):
-    """Rounding at most twice that of the plain convolution in bf16."""
+    """Rounding about 1.8 times that of the plain convolution in bf16."""
     conv, x = nn.Conv2d(128, 128, 3, padding=1, bias=bias), torch.randn(3, 128, *size)
     exact = copy.deepcopy(conv).double()(x.double())
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         ours, plain = RowWinogradConv2d(conv)(x), conv(x)
     assert ours.dtype == plain.dtype == torch.bfloat16
-    assert (ours - exact).square().mean() < 4 * (plain - exact).square().mean()
+    assert (ours - exact).square().mean() < 2.5**2 * (plain - exact).square().mean()
 
 
 @pytest.mark.parametrize("number, k", [(7, 7), (200, 1), (1000, 7), (1003, 50), (5000, 20)])
@@ -120,4 +129,4 @@ def test_objects_in_batches(tiny_network, preset, monkeypatch):
 
     together = run()
     monkeypatch.setattr(model.network, "OBJECT_BUDGET", 3 * 48 * 64 + 5)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(run(), together, strict=True))
+    assert all((a - b).abs().max() < 3e-5 * b.std() for a, b in zip(run(), together, strict=True))  # spread 4e-6

@@ -1,31 +1,27 @@
 """Equal to the public GSFM and STCN programs on CPU in float32: modules, training pass, memory, whole clips."""
 
-import functools
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from inference_core import InferenceCore
-from inference_memory_bank import SpaceTimeMemory, make_memory
+from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
-from model.network import FrameFeatures, Network, load_network
+from model.network import FrameFeatures, Network
 from model.spectral import SpectralFilter
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 from model.weights import read_network_file
-from tests.reference import difference, randn, state_dict, stored_json, synth_clip, vectors, weight
-
-
-@functools.cache
-def reference_network(family):
-    """The evaluation network, loaded from a file as the reference program writes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{family}.pth"
-        torch.save(state_dict(family), path)
-        return load_network(path)
-
+from tests.reference import (
+    CLIP_TOLERANCE,
+    clip_error,
+    difference,
+    randn,
+    reference_network,
+    state_dict,
+    stored_json,
+    synth_clip,
+    vectors,
+    weight,
+)
 
 families = pytest.mark.parametrize("family", ["gsfm", "stcn"])
 
@@ -44,9 +40,10 @@ def test_spectral_modules(key):
     module.load_state_dict({name: weight(prefix + name, p.shape, False) for name, p in module.state_dict().items()})
     x = randn(seed, shape).requires_grad_()
     out = module(x)
-    assert difference("gsfm", f"{key}/out", out).max() < 2e-5
+    assert difference("gsfm", f"{key}/out", out).max() < 2e-5  # spread 3e-6
     if f"{key}/grad_in" in vectors("gsfm"):
         (out * randn(seed + 7000, shape)).sum().backward()
+        # Spread 5e-6, but the kinks of the relu may change single entries of the input's gradient by 2.5e-4.
         assert np.quantile(difference("gsfm", f"{key}/grad_in", x.grad), 0.99) < 1e-4
         for name, parameter in module.named_parameters():
             assert difference("gsfm", f"{key}/grad_{name}", parameter.grad).max() < 1e-4, name
@@ -66,7 +63,7 @@ def test_checkpoint_entries(family):
 
 def features_equal(family, key, features):
     for name in ("f16_thin", "f16", "f8", "f4"):
-        assert difference(family, f"{key}/{name}", getattr(features, name)).max() < 3e-5, name
+        assert difference(family, f"{key}/{name}", getattr(features, name)).max() < 1e-4, name  # spread 1.4e-5
 
 
 @families
@@ -79,8 +76,8 @@ def test_memory_read(family):
         frame = [FrameFeatures(*(feature[t : t + 1] for feature in features)) for t in range(3)]
         values = [network.encode_value(frames[t : t + 1], frame[t].f16, masks[t : t + 1]) for t in range(2)]
     features_equal(family, "eval_b", frame[2])
-    assert difference(family, "eval_b/k16", frame[2].key).max() < 3e-5
-    assert difference(family, "eval_b/v0", values[0]).max() < 3e-5
+    assert difference(family, "eval_b/k16", frame[2].key).max() < 1e-4  # spread 9e-6
+    assert difference(family, "eval_b/v0", values[0]).max() < 1e-4  # spread 8e-6
     for top_k in (20, 50):
         memory = SpaceTimeMemory(top_k)
         memory.add(frame[0].key, values[0])
@@ -88,9 +85,10 @@ def test_memory_read(family):
             memory.add(frame[t].key, values[t], temporary)
             readout = memory.read(frame[2].key)
             off = difference(family, f"eval_b/top{top_k}_{name}readout", readout) > 3e-5
-            assert off.mean() < 0.02  # a near-tie of ranks k and k+1 may fall either way
+            assert off.mean() < 0.02  # spread 4e-6, but a near-tie of ranks k and k+1 may fall either way
         with torch.no_grad():
             logits, _ = network.decode(readout, frame[2])
+        # Spread 1.2e-5.
         assert difference(family, f"eval_b/top{top_k}_prob", torch.sigmoid(logits), absolute=True).max() < 2e-4
 
 
@@ -108,7 +106,7 @@ def test_training_pass(key, tmp_path):
     with torch.no_grad():
         flat = network.encode_key(frames)
         values = [network.encode_value(frames[t : t + 1], flat.f16[t : t + 1], masks[:, t]) for t in range(2)]
-        assert difference("gsfm", f"{key}/v1", values[1]).max() < 3e-5
+        assert difference("gsfm", f"{key}/v1", values[1]).max() < 1e-4  # spread 9e-6
         memory = SpaceTimeMemory()
         for t in (1, 2):
             memory.add(flat.key[t - 1 : t], values[t - 1])
@@ -118,18 +116,12 @@ def test_training_pass(key, tmp_path):
                 continue
             aggregated = soft_aggregate(torch.sigmoid(logits) * valid[:, :, None, None])
             prob = torch.softmax(aggregated, dim=1)[:, 1:]
+            # Spread 2.3e-5, 1.6e-5 and 1.6e-5.
             assert difference("gsfm", f"{key}/seg{t}_logits", aggregated).max() < 5e-4
             assert difference("gsfm", f"{key}/seg{t}_prob", prob, absolute=True).max() < 2e-4
             assert difference("gsfm", f"{key}/seg{t}_boundary", boundary * valid[:, :, None, None]).max() < 5e-4
 
 
-# clip: height, width, objects, length, seed, {frame: ids that appear}, frames asked for
-CLIPS = {
-    "syn2": (120, 200, 2, 10, 81, {0: [1, 2]}, range(10)),
-    "syn3": (150, 144, 3, 9, 82, {0: [1, 2, 3]}, range(9)),
-    "yv2": (128, 176, 2, 10, 91, {0: [1], 4: [2]}, range(10)),
-    "yv3": (120, 152, 3, 11, 92, {1: [1, 3], 5: [2]}, [1, 3, 5, 7, 10]),
-}
 RUNS = [
     ("gsfm", "syn2/every3_top50_last0"),
     ("gsfm", "syn3/every5_top20_last1"),
@@ -143,29 +135,7 @@ RUNS = [
 @pytest.mark.parametrize("family, run", RUNS)
 def test_whole_clips(family, run):
     """Frames through the engine: several objects, objects that appear later, frames that nobody asks for."""
-    network = reference_network(family)
-    height, width, count, length, seed, appear, asked = CLIPS[run.split("/")[0]]
-    every, top, last = (int(part.lstrip("evrytoplas")) for part in run.split("/")[1].split("_"))
-    frames, masks = synth_clip(height, width, count, length, seed)
-    frames = frames * network.std + network.mean
-    ids = (masks * torch.arange(1, count + 1)[:, None, None]).sum(1).long()
-    core = InferenceCore(network, functools.partial(make_memory, network.config, top), every, bool(last))
-    shape = tuple(vectors(family)[f"{run}/prob/shape"])
-    ours, known = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
-    for t in range(length):
-        mask = torch.where(torch.isin(ids[t], torch.tensor(appear[t])), ids[t], 0) if t in appear else None
-        prob = core.step(frames[t], mask, needed=t in asked)
-        assert (prob is not None) or t not in asked
-        if prob is None or t not in asked:
-            continue
-        padded, padding = pad_to_multiple(prob, 16)
-        unpad(known[:, t], padding)[:] = True
-        for channel, i in enumerate([0, *core.object_ids]):
-            ours[i, t, 0] = padded[channel]
-    stored, step = vectors(family)[f"{run}/prob"], int(vectors(family)[f"{run}/prob/info"][0])
-    inside = known.reshape(-1)[::step].numpy()
-    assert inside.sum() > 1000
-    assert np.abs(ours.reshape(-1)[::step].numpy() - stored)[inside].mean() < 1e-4
+    assert clip_error(reference_network(family), family, run) < CLIP_TOLERANCE
 
 
 def test_padding_and_aggregation():
