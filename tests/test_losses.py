@@ -59,7 +59,7 @@ def test_vectorised_loss_equals_a_loop(fraction):
     masks = torch.stack([ids == k + 1 for k in range(objects)], 2).float()
     logits = torch.randn(batch, frames, objects + 1, *size, generator=generator)
     boundary = torch.randn(batch, frames, objects, *size, generator=generator)
-    expected_ce, expected_boundary = 0.0, 0.0
+    expected_ce, expected_boundary, expected_dice = 0.0, 0.0, 0.0
     for b in range(batch):
         count = int(valid[b].sum())
         for t in range(frames):
@@ -74,9 +74,12 @@ def test_vectorised_loss_equals_a_loop(fraction):
                 bce = -(edge * p.log() + (1 - edge) * (1 - p).log()).mean()
                 dice = 1 - (2 * (p * edge).sum() + 1) / (p.sum() + edge.sum() + 1)
                 expected_boundary += float(bce + dice) / count / batch
-    losses = compute_losses(Prediction(logits, boundary), masks, valid, fraction, 0.25)
+                p, mask = logits[b, t].softmax(0)[k + 1], masks[b, t, k]
+                expected_dice += float(1 - (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)) / count / batch
+    losses = compute_losses(Prediction(logits, boundary), masks, valid, fraction, 0.25, dice_weight=0.5)
     assert losses["ce"].item() == pytest.approx(expected_ce, rel=1e-5)
     assert losses["boundary"].item() == pytest.approx(0.25 * expected_boundary, rel=1e-5)
+    assert losses["dice"].item() == pytest.approx(0.5 * expected_dice, rel=1e-5)
 
 
 STEPS = {
