@@ -1,4 +1,4 @@
-"""Colour augmentation of training clips with drawn parameters, applied as one matrix per frame.
+"""Colour augmentation of training clips, applied as one matrix per frame.
 
 Brightness, contrast, saturation and greyscale are one affine map of the colour: they commute (up to clipping), so their
 order is fixed.

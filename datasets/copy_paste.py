@@ -1,6 +1,7 @@
 """Copy-paste augmentation: objects cut from still images become a second object in video clips that have one only."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,15 +13,15 @@ from datasets.sampling import split_objects
 from datasets.warps import Warp, around, draw_affine, translation, warp_alpha, warp_image
 
 
-class CopyPaste:
+class CopyPaste(NamedTuple):
     """Pastes, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
 
     It passes in front of the video's objects or behind them, half of the time each; never in front where it would
     hide most of them in the first frame.
     """
 
-    def __init__(self, pairs: Sequence[Pair], probability: float) -> None:
-        self.pairs, self.probability = pairs, probability
+    pairs: Sequence[Pair]
+    probability: float
 
     def __call__(self, rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray) -> list[int]:
         """Draw into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the new ids.
