@@ -24,7 +24,7 @@ MAX_OBJECTS = 2  # in the video stages
 
 
 class ClipSource(Protocol):
-    """What a mixture consists of."""
+    """A data set that clips are drawn from."""
 
     def __len__(self) -> int: ...
 

@@ -23,13 +23,13 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 
 class VideoFrame(NamedTuple):
-    """One frame at inference size h×w (see `inference_size`), ready for the engine."""
+    """One frame, ready for the engine, at inference size h×w (see `inference_size`)."""
 
     name: str  # of its file, without suffix, and of its result
     image: np.ndarray  # h×w×3 uint8 RGB
     mask: np.ndarray | None  # h×w uint8 raw ids where this frame is annotated
     needed: bool  # whether its result is to be written
-    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size; `image` itself if nothing was resized
+    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size
 
 
 Job = Callable[[], VideoFrame | None]
@@ -129,7 +129,7 @@ def frames_video(
     names = [path.stem for path in frames]
     needed = set(names if needed is None else needed)
     for stem in sorted(masks.keys() - set(names)):
-        raise InputError(f"{masks[stem]}: {frames[0].parent} has no frame {stem}; expected the name of a frame")
+        raise InputError(f"{masks[stem]}: video {name} has no frame {stem}; expected the name of a frame")
     size = read_image(frames[0]).shape[:2]
     _check_masks(name, [(masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks], read)
 
