@@ -78,15 +78,19 @@ def fails(call, *names: str) -> None:
     assert "\n" not in str(caught.value) and all(name in str(caught.value) for name in names), caught.value
 
 
-class Killed:
-    """A data set whose samples end the process."""
+class Dies:
+    """A data set whose samples end the process, or the connection to it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
 
     def __len__(self) -> int:
         return 1
 
     def sample(self, index: int, rng: np.random.Generator, progress: float) -> PackedClip:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
+        if self.error is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise self.error or AssertionError
 
 
 def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
@@ -95,7 +99,9 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
     photo.write_bytes(photo.read_bytes()[:-400])
     for workers in (0, 1):
         fails(lambda workers=workers: batches(dataset, num_workers=workers), f"{photo}: truncated")
-    fails(lambda: batches(Mixture([("killed", Killed(), 1)]), num_workers=1), "worker died", "--num_workers")
+    fails(lambda: batches(Mixture([("killed", Dies(), 1)]), num_workers=1), "worker died", "--num_workers")
+    for error in (EOFError(), ConnectionResetError("reset")):  # while a batch was handed over
+        fails(lambda error=error: batches(Mixture([("closed", Dies(error), 1)])), "worker died", "--num_workers")
 
 
 def test_workers_start_without_process_groups(monkeypatch):
