@@ -14,15 +14,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.config import DataConfig
-from datasets.loader import StreamSampler, build_loader
+from datasets.loader import clip_batches, sample_requests
 from datasets.mixture import Mixture, build_dataset
-from datasets.static import StaticClips
+from datasets.sources import StaticClips
 from util.errors import exit_on_input_error
 
 
 def without_loader(dataset: Mixture, seconds: float) -> float:
     """Samples per second of processor time in this process; other programs do not disturb it much."""
-    requests = iter(StreamSampler(len(dataset), 0, 10**9))
+    requests = sample_requests(len(dataset), 0, 10**9)
     for _ in range(8):  # files into the cache, code into memory
         dataset[next(requests)]
     samples, start = 0, time.process_time()
@@ -34,7 +34,7 @@ def without_loader(dataset: Mixture, seconds: float) -> float:
 
 def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> float:
     """Samples per second of wall time from one worker process, batched and unpacked here."""
-    batches = iter(build_loader(dataset, batch_size=batch_size, stop=10**9, num_workers=1))
+    batches = clip_batches(dataset, batch_size=batch_size, stop=10**9, num_workers=1)
     for _ in range(3):  # the worker starts, and fills its queue
         next(batches)
     samples, start = 0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Colour augmentation of training clips with drawn parameters, applied as one matrix per frame.
+"""Colour augmentation of training clips, applied as one matrix per frame.
 
 Brightness, contrast, saturation and greyscale are one affine map of the colour: they commute (up to clipping), so their
 order is fixed.
@@ -22,18 +22,13 @@ class JitterRange(NamedTuple):
     grey: float = 0.0
 
 
-class Jitter(NamedTuple):
-    """Factors of brightness, contrast and saturation; 1 changes nothing."""
-
-    brightness: float
-    contrast: float
-    saturation: float
+Jitter = tuple[float, float, float]  # factors of brightness, contrast and saturation; 1 changes nothing
 
 
 def draw_jitter(rng: np.random.Generator, bounds: JitterRange) -> Jitter:
     """Draw the factors of one jitter."""
-    factors = Jitter(*(rng.uniform(1 - bound, 1 + bound) for bound in bounds[:3]))
-    return factors._replace(saturation=0.0) if rng.random() < bounds.grey else factors
+    brightness, contrast, saturation = (rng.uniform(1 - bound, 1 + bound) for bound in bounds[:3])
+    return brightness, contrast, 0.0 if rng.random() < bounds.grey else saturation
 
 
 def apply_jitters(image: np.ndarray, jitters: Sequence[Jitter]) -> np.ndarray:

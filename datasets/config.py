@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from util.errors import InputError
 
-MOST_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
-MOST_DEFORM = 4  # ±80° of rotation, ±40° of shear
+MAX_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
+MAX_DEFORM = 4  # ±80° of rotation, ±40° of shear
 
 
 class ExtraData(NamedTuple):
-    """Further training data: a folder of images and one of their masks."""
+    """Further training data, see `DataConfig.extra`."""
 
     images: Path
     masks: Path
-    repeat: int  # how often they enter an epoch
-    divisor: int  # of the frame distance, see `datasets.sampling.max_jump`
+    repeat: int
+    divisor: int
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,17 @@ class DataConfig:
         """Raise `InputError` for a value that makes no sense in ``stage``. Looks at no files."""
         for text in self.extra:
             parse_extra(text)
-        if self.synthetic < 0:
-            raise InputError(f"--synthetic {self.synthetic}: expected a number of clips, 0 for none")
-        if not 0 <= self.paste <= 1:
-            raise InputError(f"--paste {self.paste}: expected a probability, 0 to 1")
+        for name, value in (("paste", self.paste), ("reveal", self.reveal)):
+            if not 0 <= value <= 1:
+                raise InputError(f"--{name} {value}: expected a probability, 0 to 1")
         if self.paste and stage == 0:
             raise InputError(f"--paste {self.paste}: expected in the video stages only, not in stage 0")
-        if not 0 <= self.reveal <= 1:
-            raise InputError(f"--reveal {self.reveal}: expected a probability, 0 to 1")
-        if not 0 <= self.deform <= MOST_DEFORM:
-            raise InputError(f"--deform {self.deform}: expected a factor, 0 to {MOST_DEFORM}")
-        if not 2 <= self.num_frames <= MOST_FRAMES:
-            raise InputError(f"--num_frames {self.num_frames}: expected 2 (one given, one learned) to {MOST_FRAMES}")
+        if self.synthetic < 0:
+            raise InputError(f"--synthetic {self.synthetic}: expected a number of clips, 0 for none")
+        if not 0 <= self.deform <= MAX_DEFORM:
+            raise InputError(f"--deform {self.deform}: expected a factor, 0 to {MAX_DEFORM}")
+        if not 2 <= self.num_frames <= MAX_FRAMES:
+            raise InputError(f"--num_frames {self.num_frames}: expected 2 (one given, one learned) to {MAX_FRAMES}")
         if self.crop < 16 or self.crop % 16:
             raise InputError(f"--crop {self.crop}: expected a multiple of 16")
 

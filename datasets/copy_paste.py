@@ -1,6 +1,7 @@
 """Copy-paste augmentation: objects cut from still images become a second object in video clips that have one only."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,20 +13,20 @@ from datasets.sampling import split_objects
 from datasets.warps import Warp, around, draw_affine, translation, warp_alpha, warp_image
 
 
-class CopyPaste:
+class CopyPaste(NamedTuple):
     """Pastes, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
 
-    It passes in front of the video's objects or behind them, half of the time each; never in front where it would
+    It passes in front of the video's objects or behind them, half of the time each, but never in front where it would
     hide most of them in the first frame.
     """
 
-    def __init__(self, pairs: Sequence[Pair], probability: float) -> None:
-        self.pairs, self.probability = pairs, probability
+    pairs: Sequence[Pair]
+    probability: float
 
     def __call__(self, rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray) -> list[int]:
-        """Draw into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the new ids.
+        """Draw into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the new id, if any.
 
-        That is the lowest free one, or none if nothing was pasted. It may be hidden or outside of the frame.
+        It is the lowest free one. Its object may be hidden or outside of the frame.
         """
         if rng.random() >= self.probability:
             return []
@@ -63,9 +64,10 @@ def _draw_path(rng: np.random.Generator, box: Sequence[int], num_frames: int, si
     speed = rng.normal(0, 0.1, 2) * size
     flip_and_scale = np.diag([rng.choice([-1, 1]), 1]) * max(width, height) / longer
     warps = []
+    window = (left, top, left + width, top + height)
+    to_middle = translation((left + width / 2, top + height / 2))
     for t in range(num_frames):
         affine = np.linalg.inv(draw_affine(rng, degrees=15, shear=10, zoom=(0.9, 1.1)))
-        to_source = translation((left + width / 2, top + height / 2)) @ around(np.zeros(2), flip_and_scale @ affine)
-        window = (left, top, left + width, top + height)
-        warps.append(Warp((to_source @ translation(-start - t * speed))[:2], window, size))
+        to_source = to_middle @ around(np.zeros(2), flip_and_scale @ affine) @ translation(-start - t * speed)
+        warps.append(Warp(to_source[:2], window, size))
     return warps

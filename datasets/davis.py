@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import list_frames, read_names
+from datasets.frames import check_folder, list_frames, read_names
 from datasets.images import read_mask
 from datasets.video import Video, frames_video, select
 from util.errors import InputError
@@ -19,11 +19,9 @@ def davis_names(base: Path, year: int, split: str) -> list[str]:
 
     Raises `InputError` for a file that is not a list of names.
     """
-    split = "test-dev" if split == "testdev" else split
-    listed = base / "ImageSets" / str(year) / f"{split}.txt"
-    if not listed.is_file():
-        listed = LISTS / f"davis{year}_{split}.txt"
-    return read_names(listed)
+    file = f"{'test-dev' if split == 'testdev' else split}.txt"
+    listed = base / "ImageSets" / str(year) / file
+    return read_names(listed if listed.is_file() else LISTS / f"davis{year}_{file}")
 
 
 def davis_videos(
@@ -38,19 +36,17 @@ def davis_videos(
     base = root if year == 2016 else root / ("test-dev" if split == "testdev" else "trainval")
     images, annotations = (base / folder / "480p" for folder in ("JPEGImages", "Annotations"))
     for folder in (images, annotations):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected DAVIS {year} in {root} (see data/README.md)")
+        check_folder(folder, f"DAVIS {year} in {root} (see data/README.md)")
     videos = []
     for name in select(davis_names(base, year, split), wanted, base):
         frames = list_frames(images / name)
         mask = annotations / name / f"{frames[0].stem}.png"
         if not mask.is_file():
             raise InputError(f"{mask}: no mask for video {name}; expected the mask of its first frame")
-        read = read_binary_mask if year == 2016 else read_mask
+        read = _read_binary_mask if year == 2016 else read_mask
         videos.append(frames_video(name, frames, {frames[0].stem: mask}, short_side, read=read))
     return videos
 
 
-def read_binary_mask(path: Path) -> np.ndarray:
-    """H×W uint8 in {0, 1}: everything that is not background is object 1. Raises `InputError` like `read_mask`."""
+def _read_binary_mask(path: Path) -> np.ndarray:
     return (read_mask(path) > 0).astype(np.uint8)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from datasets.frames import list_frames
+from datasets.frames import check_folder, list_frames
 from datasets.video import Video, file_video, frames_video, select
 from util.errors import InputError
 
@@ -16,10 +16,7 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
     """
     images, annotations = root / "JPEGImages", root / "Annotations"
     for folder in (images, annotations):
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder}: no such folder; expected {root} to hold JPEGImages/VIDEO and Annotations/VIDEO"
-            )
+        check_folder(folder, f"{root} to hold JPEGImages/VIDEO and Annotations/VIDEO")
     names = sorted(p.name for p in images.iterdir() if p.is_dir() and p.name[0] != ".")
     if not names:
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")

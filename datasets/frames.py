@@ -1,4 +1,4 @@
-"""Names of videos and frames: in which order they are, and which are accepted."""
+"""Names of videos and frames: their order, and which are accepted."""
 
 import os
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 from util.errors import InputError
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-_DIGITS = re.compile("([0-9]+)")
 
 
 def natural_order(name: str) -> tuple[list, str]:
@@ -15,7 +14,7 @@ def natural_order(name: str) -> tuple[list, str]:
 
     The order is total: of ``1`` and ``01``, which are the same number, ``01`` comes first.
     """
-    pieces = _DIGITS.split(name)  # text and digits alternate
+    pieces = re.split("([0-9]+)", name)  # text and digits alternate
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
 
 
@@ -35,10 +34,15 @@ def frame_files(folder: Path) -> list[str]:
     return [stem + suffixes[stem] for stem in sorted(suffixes, key=natural_order)]
 
 
+def check_folder(folder: Path, expected: str) -> None:
+    """Raise `InputError`, saying what was ``expected``, if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {expected}")
+
+
 def list_frames(folder: Path) -> list[Path]:
     """The images of a folder in natural order. Raises `InputError` if there is none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the frames of a video as .jpg or .png")
+    check_folder(folder, "the frames of a video as .jpg or .png")
     frames = [folder / file for file in frame_files(folder)]
     if not frames:
         raise InputError(f"{folder}: holds no frames; expected .jpg or .png files")

@@ -1,8 +1,4 @@
-"""Images and masks on disk: strict reading, atomic writing, the DAVIS palette, overlays.
-
-``H×W×3`` images are RGB uint8; ``H×W`` masks hold raw object ids in uint8, 0 is background. Everything is turned
-upright as its EXIF data say.
-"""
+"""Images (H×W×3 uint8 RGB) and masks (H×W uint8 object ids, 0: background) on disk, turned upright as EXIF says."""
 
 import io
 from collections.abc import Iterator
@@ -18,45 +14,30 @@ from util.files import write_bytes
 
 # A mask with at least SEVERAL_IDS ids that are mostly outlines may have soft edges; with more than MANY_IDS, it has.
 SEVERAL_IDS, MANY_IDS = 4, 20
-EXPECTED_IDS = "expected one value per object, from 1 to 254, or 0/255 for a single object"
 ADVICE = "scripts/check_masks.py finds and repairs such masks"
 
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-SHRINKS = tuple(_REDUCED)  # factors by which `read_image` can reduce an image
+# Factors by which `read_image` can reduce an image, with OpenCV's flag for each.
+SHRINKS = {1: cv2.IMREAD_COLOR} | {n: getattr(cv2, f"IMREAD_REDUCED_COLOR_{n}") for n in (2, 4, 8)}
 
-
-def _davis_palette() -> np.ndarray:
-    """256×3 uint8: the bits of an id, lowest first, go to R, G and B in turn, each filled from its highest bit."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((ids >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
-
-
-PALETTE = _davis_palette()
+# The DAVIS palette, 256×3 uint8: the bits of an id, lowest first, go to R, G and B in turn, highest bit first.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, count=9, bitorder="little")
+PALETTE = np.packbits(_BITS.reshape(256, 3, 3), axis=1)[:, 0]
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """Open an image without decoding it. Errors of Pillow, also in the ``with`` block, become `InputError`."""
+    """Open an image without decoding it. Pillow's errors, also in the ``with`` block, become `InputError`."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected an image")
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; expected an image")
         with Image.open(path) as image:
             yield image
     except InputError:
         raise
     except Exception as error:  # Pillow raises many types for damaged files
-        lines = str(error).replace(f"'{path}'", "file").splitlines() or [type(error).__name__]
+        reason = str(error).replace(f"'{path}'", "file").partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{path}: truncated, damaged or not an image ({lines[0]}); expected a whole JPEG or PNG"
+            f"{path}: truncated, damaged or not an image ({reason}); expected a whole JPEG or PNG"
         ) from error
 
 
@@ -70,11 +51,6 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) once upright."""
-    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
-
-
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -83,6 +59,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -106,26 +86,32 @@ def check_mask_size(image: Path, mask: Path) -> None:
 def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None) -> np.ndarray:
     """⌈H/shrink⌉×⌈W/shrink⌉×3 uint8 RGB.
 
-    ``shrink``: 1, 2, 4 or 8; JPEG files are decoded at the reduced size, which is much faster. ``size``: the (H, W)
-    that the whole image must have. Raises `InputError` if the file is missing, damaged, of another size, or has more
-    than 8 bits per channel.
+    ``shrink``: 1, 2, 4 or 8; JPEG files are decoded at the reduced size, which is much faster. ``size``: the expected
+    (H, W) of the whole image. Raises `InputError` if the file is missing, damaged, of another size, or has more than 8
+    bits per channel.
     """
     with _open(path) as image:
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{path}: has more than 8 bits per channel; expected an 8-bit image")
         height, width = _size(image)
         if size is not None and size != (height, width):
-            raise InputError(f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, the size of its mask")
+            raise InputError(
+                f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, like its mask and the other frames"
+            )
         orientation = _orientation(image)
-        # The reduced size is rounded up at the right and the bottom, which turning may move to another side.
-        divisible = image.width % shrink == image.height % shrink == 0
+        decoded = 1
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            decoded = shrink if orientation == 1 or divisible else 1
+            # The reduced size is rounded up at the right and the bottom, which turning may move to another side.
+            if orientation == 1 or image.width % shrink == image.height % shrink == 0:
+                decoded = shrink
             pixels = _decode_jpeg(path, decoded)
         else:
-            decoded = 1
             pixels = np.array(image.convert("RGB"))
-        return _reduce(_upright(pixels, orientation), shrink // decoded)
+    pixels, shrink = _upright(pixels, orientation), shrink // decoded
+    if shrink == 1:
+        return pixels
+    pixels = cv2.copyMakeBorder(pixels, 0, -height % shrink, 0, -width % shrink, cv2.BORDER_REPLICATE)
+    return cv2.resize(pixels, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
 
 
 def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:
@@ -133,19 +119,11 @@ def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:
     data = path.read_bytes()
     # OpenCV 4 decodes truncated files to grey: the end marker must be there (embedded thumbnails have one, too).
     whole = data.rfind(b"\xff\xd9") > len(data) // 2
-    flags = _REDUCED[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = SHRINKS[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
     if pixels is None:
         raise InputError(f"{path}: truncated or damaged; expected a whole JPEG")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-
-
-def _reduce(pixels: np.ndarray, shrink: int) -> np.ndarray:
-    if shrink == 1:
-        return pixels
-    bottom, right = (-side % shrink for side in pixels.shape[:2])
-    pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    return cv2.resize(pixels, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -160,33 +138,33 @@ def read_mask(path: Path) -> np.ndarray:
                 f"{path}: is a {image.mode} image; expected a mask, that is an 8-bit palette or grey PNG"
                 f" whose values are object ids; {ADVICE}"
             )
-        ids = _upright(np.array(image).astype(np.uint8, copy=False), _orientation(image))
+        ids = _upright(np.array(image).astype(np.uint8), _orientation(image))
     found = np.flatnonzero(_areas(ids)[1:]) + 1
-    shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
+    reason = None
     if len(found) > 1 and 255 in found:
+        reason = "255 among them, which is a void label or comes from soft (anti-aliased) edges"
+    elif len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
+        reason = "which looks like soft (anti-aliased) edges"
+    if reason:
+        shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
         raise InputError(
-            f"{path}: {len(found)} different ids found ({shown}), 255 among them, which is a void label or comes from"
-            f" soft (anti-aliased) edges; {EXPECTED_IDS}; {ADVICE}"
-        )
-    if len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
-        raise InputError(
-            f"{path}: {len(found)} different ids found ({shown}), which looks like soft (anti-aliased) edges;"
-            f" {EXPECTED_IDS}; {ADVICE}"
+            f"{path}: {len(found)} different ids found ({shown}), {reason};"
+            f" expected one value per object, from 1 to 254, or 0/255 for a single object; {ADVICE}"
         )
     return ids
 
 
 def _areas(ids: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """256 pixel counts of the values in H×W uint8 ``ids``, or only of those where ``where`` (H×W uint8) is not 0.
+    """256 pixel counts of H×W uint8 ``ids``, optionally only ``where`` that (H×W uint8) is not 0.
 
     Ten times faster than `numpy.bincount`.
     """
-    return cv2.calcHist([ids], [0], where, [256], [0, 256]).ravel().astype(np.int64)
+    return cv2.calcHist([ids], [0], where, [256], [0, 256]).ravel()
 
 
 def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
     """Whether most ids are only outlines, and there are very many of them or they surround the others."""
-    window = np.ones((3, 3), np.uint8)
+    window, cross = np.ones((3, 3), np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inner = (cv2.erode(ids, window) == cv2.dilate(ids, window)).astype(np.uint8)
     is_solid = _areas(ids, inner) > 0
     is_solid[0] = False
@@ -200,25 +178,23 @@ def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
         return False
     # Ids up to MANY_IDS are usual for real objects: thin ones beside a solid one leave most of its outline to the
     # background, mixed values do not.
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     outline = (solid > 0) & (cv2.erode(solid, cross) == 0)
     bare = outline & (cv2.dilate((ids == 0).astype(np.uint8), cross) > 0)
     return bool(found[-1] > MANY_IDS or bare.sum() < 0.5 * outline.sum())
 
 
 def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
-    """H×W uint8 values of a mask of a still image, and whether they are object ids.
+    """The H×W uint8 values of a still image's mask, and whether they are object ids.
 
-    They are in a PNG with a colour palette, and in a grey one with no value above 127, which is not a binary mask.
+    Values of a PNG with a colour palette are ids, and so are grey values if none is above 127, as in binary masks.
     Raises `InputError` for a damaged file or a colour picture.
     """
     with _open(path) as image:
         palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
         has_palette = image.mode == "P" and bool((palette != palette[:, :1]).any())
-        values = np.array(image if has_palette else image.convert("L"))
         if image.mode.startswith("RGB") and np.ptp(np.asarray(image)[..., :3], axis=2).max() > 64:
             raise InputError(f"{path}: is a colour picture; expected a mask, grey or with a palette; {ADVICE}")
-        values = _upright(values, _orientation(image))
+        values = _upright(np.array(image if has_palette else image.convert("L")), _orientation(image))
     return values, has_palette or values.max() <= 127
 
 
@@ -227,12 +203,10 @@ def write_mask(path: Path, ids: np.ndarray, binary: bool = False) -> None:
 
     Raises `InputError` if the file cannot be written.
     """
-    if binary:
-        image = Image.fromarray((ids > 0).astype(np.uint8) * np.uint8(255))
-    else:
-        image = Image.fromarray(np.ascontiguousarray(ids, np.uint8))
+    image = Image.fromarray((ids > 0) * np.uint8(255) if binary else ids.astype(np.uint8))
+    if not binary:
         image.putpalette(PALETTE.tobytes())
-    _write(path, image, format="PNG")
+    _write(path, image, "PNG")
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -240,15 +214,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
     Raises `InputError` if the file cannot be written.
     """
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        _write(path, Image.fromarray(image), format="JPEG", quality=95)
-    else:
-        _write(path, Image.fromarray(image), format="PNG")
+    _write(path, Image.fromarray(image), "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
 
 
-def _write(path: Path, image: Image.Image, **options) -> None:
+def _write(path: Path, image: Image.Image, file_format: str) -> None:
     encoded = io.BytesIO()
-    image.save(encoded, **options)
+    image.save(encoded, file_format, quality=95)  # PNG has no quality
     write_bytes(path, encoded.getvalue())
 
 

@@ -4,11 +4,6 @@ Training is one endless stream of samples, cut from one permutation of the data 
 stream decides everything about its sample: which it is, its randomness and the frame distance. So the samples do not
 depend on the number of workers, W processes with batch b see in each step what one process with batch W·b sees, and
 training resumes exactly from any position.
-
-    dataset = build_dataset(0, DataConfig())
-    loader = build_loader(dataset, batch_size=16, stop=40_000 * 16)
-    for batch in loader:  # a `PackedClip` with B in front of every tensor
-        clip = batch.unpack(device)
 """
 
 import os
@@ -19,30 +14,23 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from datasets.clip import PackedClip
 from datasets.mixture import Mixture, SampleRequest
 from util.errors import InputError
 
 
-class StreamSampler(Sampler[SampleRequest]):
-    """Positions ``start`` to ``stop`` of the stream; of ``world_size`` processes, ``rank`` takes every W-th."""
-
-    def __init__(self, size: int, start: int, stop: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.stop, self.seed = size, stop, seed
-        self.positions = range(start + rank, stop, world_size)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __iter__(self) -> Iterator[SampleRequest]:
-        current = None
-        for position in self.positions:
-            epoch, place = divmod(position, self.size)
-            if epoch != current:
-                current, order = epoch, np.random.default_rng((self.seed, 1, epoch)).permutation(self.size)
-            yield SampleRequest(int(order[place]), (self.seed, 2, position), position / self.stop)
+def sample_requests(
+    size: int, start: int, stop: int, seed: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[SampleRequest]:
+    """Positions ``start`` to ``stop`` of the stream over ``size`` items; ``rank`` takes every ``world_size``-th."""
+    current = None
+    for position in range(start + rank, stop, world_size):
+        epoch, place = divmod(position, size)
+        if epoch != current:
+            current, order = epoch, np.random.default_rng((seed, 1, epoch)).permutation(size)
+        yield SampleRequest(int(order[place]), (seed, 2, position), position / stop)
 
 
 @contextmanager
@@ -58,39 +46,13 @@ def worker_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise _worker_died(error) from error
+        raise InputError(
+            f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
+            " /dev/shm; try fewer --num_workers or a smaller --batch_size"
+        ) from error
 
 
-def _worker_died(error: Exception) -> InputError:
-    return InputError(
-        f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
-        " /dev/shm; try fewer --num_workers or a smaller --batch_size"
-    )
-
-
-class ClipLoader:
-    """Iterates over batches of clips, inside `worker_errors`."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[PackedClip]:
-        batches = iter(self.loader)
-        while True:
-            with worker_errors():
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
-                    raise _worker_died(error) from error
-            yield batch
-
-
-def build_loader(
+def clip_batches(
     dataset: Mixture,
     *,
     batch_size: int,
@@ -101,24 +63,27 @@ def build_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> ClipLoader:
+) -> Iterator[PackedClip]:
     """Batches for one process, from sample ``start`` of the training to sample ``stop``, counted over all processes.
 
     ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` samples: ``stop`` is that times the
     number of steps, and ``start`` that times the steps taken before (the number to save for an exact resume; the frame
-    distance depends on ``position / stop``). ``len()`` is the number of batches.
+    distance depends on ``position / stop``). Raises `InputError`, see `worker_errors`.
     """
-    sampler = StreamSampler(len(dataset), start, stop, seed, rank, world_size)
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=sample_requests(len(dataset), start, stop, seed, rank, world_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
         drop_last=True,
         worker_init_fn=_init_worker,
     )
-    return ClipLoader(loader)
+    with worker_errors():
+        try:
+            yield from loader
+        except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
+            raise RuntimeError(f"DataLoader worker: {error!r}") from error
 
 
 def _init_worker(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Training data on disk: which images there are, and the mask of each."""
+"""Training data on disk: images and their masks."""
 
 import os
 from collections.abc import Sequence
@@ -32,14 +32,13 @@ def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
         raise InputError(f"{images}: no images; expected JPEG files, each with a PNG mask of the same name")
     pairs = [Pair(photo, (masks / photo.relative_to(images)).with_suffix(".png")) for photo in photos]
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(check_mask_size, *zip(*pairs, strict=True)):
-            pass
+        list(pool.map(check_mask_size, *zip(*pairs, strict=True)))
     return pairs
 
 
 class VideoFolder:
-    """Videos of which every frame that is used has a mask: ``images/<video>/<frame>.jpg|png`` and
-    ``masks/<video>/<frame>.png``. Frames without a mask are left out.
+    """Videos in ``images/<video>/<frame>.jpg|png`` and ``masks/<video>/<frame>.png``, without the frames that have no
+    mask.
 
     ``videos`` names those to use (default: all in ``images``). Raises `InputError`, naming the folder or file, if there
     are none, if one has no annotated frames, or if its first mask has another size than the frame.
@@ -69,12 +68,10 @@ class VideoFolder:
 
     def _annotated_frames(self, video: str) -> str:
         """File names, joined with slashes: one object per video for the workers to share instead of thousands."""
-        masks = {name.rpartition(".")[0] for name in frame_files(self.masks / video) if name.endswith(".png")}
-        frames = [name for name in frame_files(self.images / video) if name.rpartition(".")[0] in masks]
+        images, masks = self.images / video, self.masks / video
+        annotated = {name.rpartition(".")[0] for name in frame_files(masks) if name.endswith(".png")}
+        frames = [name for name in frame_files(images) if name.rpartition(".")[0] in annotated]
         if not frames:
-            raise InputError(
-                f"{self.masks / video}: no annotations; expected a PNG for the frames in {self.images / video}"
-            )
-        image = self.images / video / frames[0]
-        check_mask_size(image, (self.masks / video / frames[0]).with_suffix(".png"))
+            raise InputError(f"{masks}: no annotations; expected a PNG for the frames in {images}")
+        check_mask_size(images / frames[0], (masks / frames[0]).with_suffix(".png"))
         return "/".join(frames)

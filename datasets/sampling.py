@@ -19,7 +19,7 @@ def choose_frames(rng: np.random.Generator, length: int, num_frames: int, jump: 
     """``num_frames`` frame numbers below ``length``, in reverse order half of the time.
 
     The distribution of the STCN program: a uniform start up to ``length - jump``, then gaps uniform in 1 to
-    ``jump + 1``, with frame i of the clip at ``length - jump // i`` at most. There the limits may repeat a frame; here
+    ``jump + 1``, with frame i of the clip at ``length - jump // i`` at most. Where these limits would repeat a frame,
     the next one is taken instead. Videos shorter than the clip repeat their last frame.
     """
     if length < num_frames:

@@ -50,8 +50,8 @@ def _kernel(squared: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 def random_spline(rng: np.random.Generator, size: int, points: int = 12, sigma: float = 0.02) -> np.ndarray:
     """2×S×S float32: the (x, y) in pixels that each pixel of an S×S output shows.
 
-    Random control points, each moved by N(0, sigma) image sizes along both axes. No two of them share a row or a
-    column, which keeps the fit well conditioned.
+    Random control points, each moved by N(0, sigma) image sizes along both axes; no two share a row or a column, which
+    keeps the fit well conditioned.
     """
     source = np.column_stack([rng.choice(size, points, replace=False) for _ in "xy"]) / size
     target = source + rng.normal(scale=sigma, size=source.shape)

@@ -1,19 +1,13 @@
-"""A video to segment, as a lazy, bounded stream of frames, from image files or from a video file.
-
-Worker threads decode frames ahead, and they come out in order; only a handful exist at any time. A benchmark is a
-function that returns a list of `Video`: what can be checked without decoding the whole video is checked when the
-`Video` is made.
-"""
+"""A video to segment: a lazy stream of frames, decoded a few ahead by threads, from image files or a video file."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import count
+from itertools import islice, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +23,13 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 
 class VideoFrame(NamedTuple):
-    """One frame at inference size h×w (short side at most ``size``), ready for the engine."""
+    """One frame, ready for the engine, at inference size h×w (see `inference_size`)."""
 
     name: str  # of its file, without suffix, and of its result
     image: np.ndarray  # h×w×3 uint8 RGB
     mask: np.ndarray | None  # h×w uint8 raw ids where this frame is annotated
     needed: bool  # whether its result is to be written
-    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size; `image` itself if nothing was resized
+    original: np.ndarray  # H×W×3 uint8 RGB at the video's own size
 
 
 Job = Callable[[], VideoFrame | None]
@@ -53,33 +47,19 @@ class Video:
     fps: Fraction  # of previews
     masks: tuple[Path, ...]  # the given masks
     sources: tuple[Path, ...]  # the files of the frames, or the video file
-    jobs: Callable[[], Generator[Job, None, None]]  # one per frame; a job that returns None ends the video
+    jobs: Callable[[], Iterator[Job]]  # one per frame; a job that returns None ends the video
     workers: int  # threads that decode
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
-        return _in_order(self.jobs(), self.workers, depth=self.workers + 3)
-
-
-def _in_order(jobs: Generator[Job, None, None], workers: int, depth: int) -> Generator[VideoFrame, None, None]:
-    """Run jobs in threads, at most ``depth`` of them ahead of the caller; yield their results in order."""
-    pending: deque[Future[VideoFrame | None]] = deque()
-    with closing(jobs), ThreadPoolExecutor(workers) as pool:
-        try:
-            for job in jobs:
-                pending.append(pool.submit(job))
-                if len(pending) < depth:
-                    continue
-                frame = pending.popleft().result()
-                if frame is None:
-                    return
-                yield frame
-            while pending:
-                frame = pending.popleft().result()
-                if frame is None:
-                    return
-                yield frame
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        jobs, pending = self.jobs(), deque[Future[VideoFrame | None]]()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                pending.extend(pool.submit(job) for job in islice(jobs, self.workers + 2))
+                while pending and (frame := pending.popleft().result()):
+                    pending.extend(pool.submit(job) for job in islice(jobs, 1))
+                    yield frame
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -91,26 +71,20 @@ def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
-    if array.shape[:2] == size:
-        return array
-    return np.array(Image.fromarray(array).resize(size[::-1], resample))
-
-
-def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at another size, nearest neighbour; an object that would vanish keeps one pixel."""
-    small = _resize(mask, size, Image.Resampling.NEAREST)
-    for lost in np.setdiff1d(mask, small):
-        y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
-        small[int(y), int(x)] = lost
-    return small
-
-
 def _frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
-    small = inference_size(original.shape[:2], short_side)
+    size = inference_size(original.shape[:2], short_side)
+    image = _resize(original, size, Image.Resampling.BICUBIC)
     if mask is not None:
-        mask = _shrink(mask, small)
-    return VideoFrame(name, _resize(original, small, Image.Resampling.BICUBIC), mask, needed, original)
+        small = _resize(mask, size, Image.Resampling.NEAREST)
+        for lost in np.setdiff1d(mask, small):  # an object that would vanish keeps one pixel
+            y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
+            small[int(y), int(x)] = lost
+        mask = small
+    return VideoFrame(name, image, mask, needed, original)
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
+    return array if array.shape[:2] == size else np.array(Image.fromarray(array).resize(size[::-1], resample))
 
 
 def select(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> list[str]:
@@ -152,29 +126,23 @@ def frames_video(
     mask file into H×W uint8 ids. ``needed``: names of the frames whose result is wanted (None: all).
     Raises `InputError` unless the first frame and every mask decode, fit each other and hold an object.
     """
-    names = {p.stem for p in frames}
-    for stem, mask in masks.items():
-        if stem not in names:
-            raise InputError(f"{mask}: {frames[0].parent} has no frame {stem}; expected the name of a frame")
+    names = [path.stem for path in frames]
+    needed = set(names if needed is None else needed)
+    for stem in sorted(masks.keys() - set(names)):
+        raise InputError(f"{masks[stem]}: video {name} has no frame {stem}; expected the name of a frame")
     size = read_image(frames[0]).shape[:2]
-    annotated = [(masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks]
-    _check_masks(name, annotated, read)
+    _check_masks(name, [(masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks], read)
 
     def load(path: Path) -> VideoFrame:
-        image = read_image(path)
-        if image.shape[:2] != size:
-            raise InputError(
-                f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, but {frames[0].name} is"
-                f" {size[1]}×{size[0]}; expected frames of one size"
-            )
+        image = read_image(path, 1, size)
         mask = read(masks[path.stem]) if path.stem in masks else None
-        return _frame(path.stem, image, mask, needed is None or path.stem in needed, short_side)
+        return _frame(path.stem, image, mask, path.stem in needed, short_side)
 
     return Video(
         name=name,
         size=size,
         num_frames=len(frames),
-        outputs=tuple(p.stem for p in frames if needed is None or p.stem in needed),
+        outputs=tuple(stem for stem in names if stem in needed),
         fps=Fraction(24),
         masks=tuple(masks.values()),
         sources=tuple(frames),
@@ -185,8 +153,7 @@ def frames_video(
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
     """H×W×3 uint8, turned upright as the file says (phones store portrait videos as landscape)."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
@@ -210,35 +177,33 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     except (av.FFmpegError, IndexError, StopIteration) as error:
         reason = getattr(error, "strerror", None) or "no video in it"
         raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
-    for index, mask in masks.items():
-        if stated and index >= stated:
-            raise InputError(f"--mask {index}:{mask}: {path} ends with frame {stated - 1}")
+
+    def check_end(length: int) -> None:
+        for index, mask in masks.items():
+            if index >= length:
+                raise InputError(f"--mask {index}:{mask}: {path} ends with frame {length - 1}")
+
+    if stated:
+        check_end(stated)
     _check_masks(name, ((mask, str(index), size) for index, mask in masks.items()), read_mask)
 
-    def load(index: int, frames: Iterator[av.VideoFrame]) -> VideoFrame | None:
+    def decode() -> Iterator[VideoFrame]:
+        index = 0
         try:
-            frame = next(frames, None)
+            with av.open(str(path)) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                for frame in container.decode(video=0):
+                    image = _rgb(frame)
+                    if image.shape[:2] != size:
+                        raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
+                    mask = read_mask(masks[index]) if index in masks else None
+                    yield _frame(f"{index:05d}", image, mask, True, short_side)
+                    index += 1
         except av.FFmpegError as error:
             raise InputError(f"{path}: frame {index} cannot be decoded ({error.strerror})") from error
-        if frame is None:
-            late = [i for i in masks if i >= index]
-            if late:
-                raise InputError(f"--mask {late[0]}:{masks[late[0]]}: {path} ends with frame {index - 1}")
-            if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
-                raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
-            return None
-        image = _rgb(frame)
-        if image.shape[:2] != size:
-            raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
-        mask = read_mask(masks[index]) if index in masks else None
-        return _frame(f"{index:05d}", image, mask, True, short_side)
-
-    def jobs() -> Generator[Job, None, None]:
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            frames = container.decode(video=0)
-            for index in count():
-                yield partial(load, index, frames)
+        check_end(index)
+        if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
+            raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
 
     return Video(
         name=name,
@@ -248,6 +213,6 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         fps=fps,
         masks=tuple(masks.values()),
         sources=(path,),
-        jobs=jobs,
+        jobs=lambda: repeat(partial(next, decode(), None)),
         workers=1,  # a decoder returns its frames one after the other
     )

@@ -1,7 +1,5 @@
-"""Geometric augmentation of training clips with drawn parameters: one sampling per frame.
-
-All geometric steps of a frame (flip, scale, affine, crop, resize, thin-plate spline) are composed into a `Warp`, a map
-from output to source pixels, so that an image and its mask are each sampled once, at the same places.
+"""Geometric augmentation of training clips: all steps of a frame (flip, scale, affine, crop, resize, thin-plate spline)
+are composed into one map from output to source pixels, so that an image and its mask are each sampled once.
 
 Notation: H×W source, S×S output, T frames. Coordinates are (x, y) in pixels; pixel (0, 0) covers [0, 1)×[0, 1).
 """
@@ -50,9 +48,9 @@ def static_warps(
     ``spline`` is the probability of a thin-plate spline in a frame, ``deform`` a factor of the affine's angles and of
     the logarithm of its zoom.
     """
-    scale, flip = rng.uniform(0.8, 1.5), rng.random() < 0.5
+    scale, flip = rng.uniform(0.8, 1.5), -1 if rng.random() < 0.5 else 1
     centre = np.array([width / 2, height / 2])
-    to_source = around(centre, np.diag([-1 / scale if flip else 1 / scale, 1 / scale]))
+    to_source = around(centre, np.diag([flip / scale, 1 / scale]))
     visible = centre / max(scale, 1)
     window = (*(centre - visible), *(centre + visible))
     shorter = min(height, width)
@@ -72,11 +70,10 @@ def video_warps(
 ) -> list[Warp]:
     """Video stages: flip and random resized crop (``min_area`` to 1 of H×W) for the clip, an affine for each frame."""
     left, top, crop_width, crop_height = _draw_crop(rng, height, width, min_area)
-    flip = rng.random() < 0.5
+    flip = -1 if rng.random() < 0.5 else 1
     centre = np.array([size / 2, size / 2])
-    to_source = translation((left, top)) @ np.diag([crop_width / size, crop_height / size, 1])
-    if flip:
-        to_source = to_source @ around(centre, np.diag([-1, 1]))
+    crop = translation((left, top)) @ np.diag([crop_width / size, crop_height / size, 1])
+    to_source = crop @ around(centre, np.diag([flip, 1]))
     window = (left, top, left + crop_width, top + crop_height)
     affines = (np.linalg.inv(draw_affine(rng, degrees=15, shear=10)) for _ in range(num_frames))
     return [Warp((to_source @ around(centre, affine))[:2], window, size) for affine in affines]
@@ -121,45 +118,44 @@ def _draw_crop(rng: np.random.Generator, height: int, width: int, min_area: floa
 def warp_image(image: np.ndarray, warp: Warp, shrink: int = 1) -> np.ndarray:
     """Sample a source that was reduced by ``shrink`` (H×W×3 uint8), bicubic, filled with `FILL`: S×S×3 uint8."""
     # The rest of the reduction (a factor of at most about 2) would alias without some smoothing.
-    sigma_x, sigma_y = 0.5 * np.sqrt(np.maximum((warp.spacing() / shrink) ** 2 - 1, 1e-4))
-    sigma = (sigma_x, sigma_y) if max(sigma_x, sigma_y) > 0.3 else None
-    return _sample(image, warp, shrink, cv2.INTER_CUBIC, FILL, sigma)
+    sigma = 0.5 * np.sqrt(np.maximum((warp.spacing() / shrink) ** 2 - 1, 1e-4))
+    return _sample(image, warp, cv2.INTER_CUBIC, shrink, FILL, sigma if sigma.max() > 0.3 else None)
 
 
 def warp_ids(ids: np.ndarray, warp: Warp) -> np.ndarray:
     """Sample H×W uint8 object ids, nearest neighbour, filled with 0: S×S uint8."""
-    return _sample(ids, warp, 1, cv2.INTER_NEAREST)
+    return _sample(ids, warp, cv2.INTER_NEAREST)
 
 
 def warp_binary(mask: np.ndarray, warp: Warp) -> np.ndarray:
     """Sample an H×W uint8 mask of 0 to 255, bicubic, and threshold it at one half: S×S bool."""
-    return _sample(mask, warp, 1, cv2.INTER_CUBIC) > 127
+    return _sample(mask, warp, cv2.INTER_CUBIC) > 127
 
 
 def warp_alpha(mask: np.ndarray, warp: Warp) -> np.ndarray:
     """Sample an H×W uint8 mask of 0 to 255 as an opacity, with smooth edges: S×S float32 in [0, 1]."""
-    return cv2.GaussianBlur(_sample(mask, warp, 1, cv2.INTER_LINEAR), (3, 3), 0) * np.float32(1 / 255)
+    return cv2.GaussianBlur(_sample(mask, warp, cv2.INTER_LINEAR), (3, 3), 0) * np.float32(1 / 255)
 
 
 def _sample(
     source: np.ndarray,
     warp: Warp,
-    shrink: int,
     interpolation: int,
+    shrink: int = 1,
     fill: int | tuple[int, int, int] = 0,
-    sigma: tuple[float, float] | None = None,
+    sigma: np.ndarray | None = None,
 ) -> np.ndarray:
     left, top, right, bottom = (round(edge / shrink) for edge in warp.window)
     source = source[top:bottom, left:right]
-    if sigma:
+    if sigma is not None:
         source = cv2.GaussianBlur(source, (3, 3), sigmaX=sigma[0], sigmaY=sigma[1])
     matrix = warp.matrix / shrink
     # OpenCV counts from the centre of a pixel, and here from the corner of the window.
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5 - (left, top)
+    constant = cv2.BORDER_CONSTANT
     if warp.spline is None:
-        flags = interpolation | cv2.WARP_INVERSE_MAP
-        size = (warp.size, warp.size)
-        return cv2.warpAffine(source, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+        size, flags = (warp.size, warp.size), interpolation | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(source, matrix, size, flags=flags, borderMode=constant, borderValue=fill)
     matrix = matrix.astype(np.float32)
     x, y = (row[0] * warp.spline[0] + row[1] * warp.spline[1] + row[2] for row in matrix)
-    return cv2.remap(source, x, y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+    return cv2.remap(source, x, y, interpolation, borderMode=constant, borderValue=fill)

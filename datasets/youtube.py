@@ -1,4 +1,4 @@
-"""YouTube-VOS 2018 and 2019 as lists of videos: objects enter on any frame, meta.json says which frames are wanted."""
+"""YouTube-VOS 2018 and 2019 as lists of videos: objects enter on any frame, meta.json lists the frames to save."""
 
 import json
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import check_name, list_frames, natural_order
+from datasets.frames import check_folder, check_name, list_frames, natural_order
 from datasets.images import read_mask
 from datasets.video import Video, frames_video, select
 from util.errors import InputError
@@ -34,8 +34,7 @@ def youtube_videos(
     masks = root / split / "Annotations"
     frames = read_meta(root / split / "meta.json")
     for folder in (images, masks):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected YouTube-VOS in {root} (see data/README.md)")
+        check_folder(folder, f"YouTube-VOS in {root} (see data/README.md)")
 
     def make(name: str) -> Video:
         return _video(name, images / name, masks / name, frames[name], short_side, output_all)
@@ -62,33 +61,29 @@ def read_meta(path: Path) -> dict[str, list[str]]:
 
 def _video(name: str, images: Path, annotations: Path, wanted: list[str], short_side: int, output_all: bool) -> Video:
     given = _first_masks(annotations)
-    order = sorted([*given, *wanted], key=natural_order)
-    begin, end = natural_order(order[0]), natural_order(order[-1])
-    frames = [
-        path
-        for path in list_frames(images)
-        if begin <= natural_order(path.stem) and (output_all or natural_order(path.stem) <= end)
-    ]
+    order = sorted(natural_order(frame) for frame in [*(path.stem for path in given), *wanted])
+    frames = [path for path in list_frames(images) if natural_order(path.stem) >= order[0]]
+    if not output_all:
+        frames = [path for path in frames if natural_order(path.stem) <= order[-1]]
     names = {path.stem for path in frames}
     if missing := [frame for frame in wanted if frame not in names]:
         raise InputError(f"{images / missing[0]}.jpg: no such frame, but meta.json asks for its mask")
-    paths = {annotations / f"{frame}.png": ids for frame, ids in given.items()}
 
     def read(path: Path) -> np.ndarray:
         mask = read_mask(path)
-        return np.where(np.isin(mask, paths[path]), mask, 0).astype(np.uint8)
+        return np.where(np.isin(mask, given[path]), mask, 0).astype(np.uint8)
 
-    masks = {path.stem: path for path in paths}
-    return frames_video(name, frames, masks, short_side, read=read, needed=None if output_all else set(wanted))
+    masks = {path.stem: path for path in given}
+    return frames_video(name, frames, masks, short_side, read=read, needed=None if output_all else wanted)
 
 
-def _first_masks(folder: Path) -> dict[str, list[int]]:
-    """{frame: ids that no earlier mask holds}, for the frames that have such ids, in order."""
-    known: set[int] = set()
-    first: dict[str, list[int]] = {}
+def _first_masks(folder: Path) -> dict[Path, list[int]]:
+    """{mask file: ids that no earlier mask holds}, for the files that have such ids, in order."""
+    first: dict[Path, list[int]] = {}
+    known = {0}
     for path in sorted(folder.glob("[!.]*.png"), key=lambda path: natural_order(path.stem)):
-        if new := sorted(set(np.unique(read_mask(path)).tolist()) - known - {0}):
-            first[path.stem] = new
+        if new := sorted(set(np.unique(read_mask(path)).tolist()) - known):
+            first[path] = new
             known.update(new)
     if not first:
         raise InputError(f"{folder}: no mask with an object; expected the mask of the first frame of each object")

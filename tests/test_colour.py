@@ -5,13 +5,13 @@ import numpy as np
 import torch
 from torchvision.transforms import functional as tv  # type: ignore[import-untyped]  # it comes without types
 
-from datasets.colour import Jitter, JitterRange, apply_jitters, draw_jitter, jitter_clip, shift_hue
+from datasets.colour import JitterRange, apply_jitters, draw_jitter, jitter_clip, shift_hue
 from tests.test_warps import is_uniform
 
 
 def test_colour_matrix_equals_the_steps_one_by_one():
     image = cv2.resize(np.random.default_rng(0).integers(60, 200, (9, 12, 3), np.uint8), (96, 72))
-    jitters = (Jitter(1.2, 0.7, 0.8), Jitter(0.8, 1.3, 1.1))
+    jitters = ((1.2, 0.7, 0.8), (0.8, 1.3, 1.1))
     steps = torch.from_numpy(image).permute(2, 0, 1) / 255
     for brightness, contrast, saturation in jitters:
         steps = tv.adjust_contrast(tv.adjust_brightness(steps, brightness), contrast)

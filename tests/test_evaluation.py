@@ -191,7 +191,7 @@ def test_only_a_few_frames_exist_at_a_time(tmp_path, evaluate, monkeypatch, slow
     class Pixels(np.ndarray):
         __hash__ = object.__hash__
 
-    def read(path):
+    def read(path, *_):
         pixels = read_image(path).view(Pixels)
         alive.add(pixels)
         most.append(len(alive))

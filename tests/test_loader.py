@@ -10,7 +10,7 @@ import torch
 import datasets.loader
 from datasets.clip import PackedClip, pack_clip
 from datasets.config import DataConfig
-from datasets.loader import StreamSampler, build_loader
+from datasets.loader import clip_batches, sample_requests
 from datasets.mixture import Mixture, build_dataset
 from tests.folders import bars, write_static
 from util.errors import InputError
@@ -22,7 +22,7 @@ def static_dataset(root, count: int) -> Mixture:
 
 
 def batches(dataset: Mixture, **options) -> list[PackedClip]:
-    return list(build_loader(dataset, **{"batch_size": 2, "stop": 12, "seed": 5, **options}))
+    return list(clip_batches(dataset, **{"batch_size": 2, "stop": 12, "seed": 5, **options}))
 
 
 def assert_same(first: list[PackedClip], second: list[PackedClip]) -> None:
@@ -49,7 +49,7 @@ def test_stream_is_the_same_for_any_workers_ranks_and_start(tmp_path):
     pictures = torch.cat([batch.frames for batch in alone])
     assert len(torch.unique(pictures.flatten(1), dim=0)) == 12  # no two alike, in this epoch or the next
     assert not torch.equal(alone[0].frames, batches(dataset, seed=6)[0].frames)
-    assert [request.progress for request in StreamSampler(5, 9, 12)] == [9 / 12, 10 / 12, 11 / 12]
+    assert [request.progress for request in sample_requests(5, 9, 12)] == [9 / 12, 10 / 12, 11 / 12]
 
 
 def test_clips_travel_as_bytes_and_unpack_to_what_was_packed():
@@ -78,15 +78,19 @@ def fails(call, *names: str) -> None:
     assert "\n" not in str(caught.value) and all(name in str(caught.value) for name in names), caught.value
 
 
-class Killed:
-    """A data set whose samples end the process."""
+class Dies:
+    """A data set whose samples end the process, or the connection to it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
 
     def __len__(self) -> int:
         return 1
 
     def sample(self, index: int, rng: np.random.Generator, progress: float) -> PackedClip:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
+        if self.error is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise self.error or AssertionError
 
 
 def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
@@ -95,7 +99,9 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
     photo.write_bytes(photo.read_bytes()[:-400])
     for workers in (0, 1):
         fails(lambda workers=workers: batches(dataset, num_workers=workers), f"{photo}: truncated")
-    fails(lambda: batches(Mixture([("killed", Killed(), 1)]), num_workers=1), "worker died", "--num_workers")
+    fails(lambda: batches(Mixture([("killed", Dies(), 1)]), num_workers=1), "worker died", "--num_workers")
+    for error in (EOFError(), ConnectionResetError("reset")):  # while a batch was handed over
+        fails(lambda error=error: batches(Mixture([("closed", Dies(error), 1)])), "worker died", "--num_workers")
 
 
 def test_workers_start_without_process_groups(monkeypatch):

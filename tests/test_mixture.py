@@ -8,10 +8,9 @@ import pytest
 
 from datasets.config import DataConfig, ExtraData, parse_extra
 from datasets.images import write_mask
-from datasets.loader import StreamSampler
+from datasets.loader import sample_requests
 from datasets.mixture import Mixture, build_dataset
-from datasets.static import StaticClips
-from datasets.vos import VideoClips
+from datasets.sources import StaticClips, VideoClips
 from tests.folders import bars, blob, save_photo, write_static, write_videos
 from util.errors import InputError
 
@@ -43,7 +42,7 @@ def test_static_mixture_takes_what_is_there(tmp_path, caplog):
     assert len(mixture) == 24 and "= 24 samples" in str(mixture)
     (warning,) = warnings(caplog)
     assert all(name in warning for name in ("DUTS-TR", "DUTS-TE", "ecssd", "BIG_small", str(mixture)))
-    epoch = [mixture[request].name for request in StreamSampler(24, 0, 24)]
+    epoch = [mixture[request].name for request in sample_requests(24, 0, 24)]
     assert epoch.count("HRSOD_small/1.jpg") == 5 and epoch.count("dog/0.jpg") == 1
 
 

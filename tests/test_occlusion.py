@@ -8,7 +8,7 @@ import pytest
 
 from datasets.config import DataConfig
 from datasets.mixture import SampleRequest, build_dataset
-from datasets.occlusion import HIDDEN, Occlusion
+from datasets.occlusion import HIDDEN, occlude
 from datasets.warps import static_warps
 from util.errors import InputError
 
@@ -20,7 +20,7 @@ def test_a_part_is_hidden_in_the_first_frame_only():
         ids[:, 50:60, 5:15] = 7
         frames = [np.full((64, 64, 3), 100, np.uint8) for _ in range(3)]
         before = ids.copy()
-        left = Occlusion(1.0)(np.random.default_rng(seed), frames, ids, np.array([4]))
+        left = occlude(np.random.default_rng(seed), frames, ids, np.array([4]), 1.0)
         assert list(left) == [4]
         assert np.array_equal(ids[1:], before[1:]) and all((frame == 100).all() for frame in frames[1:])
         hidden = (before[0] == 4) & (ids[0] == 0)

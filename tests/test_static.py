@@ -8,7 +8,7 @@ from PIL import Image
 from datasets.clip import Clip, ClipShape
 from datasets.images import write_mask
 from datasets.pairs import static_pairs
-from datasets.static import StaticClips
+from datasets.sources import StaticClips
 from tests.folders import assert_mask_sticks, bars, blob, is_coloured, save_photo, write_static
 from util.errors import InputError
 

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from datasets.davis import davis_videos
 from datasets.folder import folder_videos
 from datasets.images import read_image, read_mask
-from datasets.loader import Mixture, build_loader
+from datasets.loader import Mixture, clip_batches
 from datasets.scene import MAX_OBJECTS, Scene
 from datasets.synthetic import SyntheticClips
 from datasets.youtube import youtube_videos
@@ -131,7 +131,7 @@ def test_training_clips(max_objects):
 def test_clips_go_through_the_loader():
     mixture = Mixture([("synthetic", SyntheticClips(3, size=64), 2)])
     one, two = (
-        [clip.frames for clip in build_loader(mixture, batch_size=2, stop=4, num_workers=workers)] for workers in (0, 1)
+        [clip.frames for clip in clip_batches(mixture, batch_size=2, stop=4, num_workers=workers)] for workers in (0, 1)
     )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 

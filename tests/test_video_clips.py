@@ -9,7 +9,7 @@ from datasets.clip import Clip, ClipShape
 from datasets.copy_paste import CopyPaste
 from datasets.images import write_mask
 from datasets.pairs import VideoFolder, static_pairs
-from datasets.vos import VideoClips
+from datasets.sources import VideoClips
 from tests.folders import assert_mask_sticks, bars, blob, is_coloured, write_static, write_video, write_videos
 from util.errors import InputError
 

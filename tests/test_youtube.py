@@ -78,6 +78,14 @@ def edit_meta(data, change):
     path.write_text(json.dumps(meta))
 
 
+def mask_beyond_the_end(data):
+    """The only mask belongs to no frame, and no result is asked for."""
+    folder = data / "valid/Annotations/bb"
+    (folder / "00002.png").unlink()
+    (folder / "00007.png").rename(folder / "00099.png")
+    edit_meta(data, lambda meta: meta["videos"]["bb"].update(objects={}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -90,6 +98,7 @@ def edit_meta(data, change):
         ),
         (lambda d: (d / "all_frames").rename(d / "frames"), "valid_all_frames/JPEGImages: no such folder"),
         (lambda d: write_mask(d / "valid/Annotations/bb/00007.png", ids_at(7, 9, size=(36, 51))), "bb/00007.png: "),
+        (mask_beyond_the_end, "00099.png: video bb has no frame 00099"),
     ],
 )
 def test_faulty_data_is_told_before_any_frame(tmp_path, spoil, message):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.clip import Clip, PackedClip
-from datasets.loader import build_loader
+from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
 from model.network import Network, load_weights, save_network
 from model.weights import read_network_file
@@ -108,7 +108,7 @@ def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
     state = build_state(config, device, precision)
     clips_per_pass = config.clips_per_pass(world_size())
     clips_per_step = clips_per_pass * recipe.accumulate * world_size()
-    loader = build_loader(
+    batches = clip_batches(
         dataset,
         batch_size=clips_per_pass,
         start=state.position,
@@ -140,7 +140,7 @@ def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
                 precision=precision,
                 state=state,
                 model=model,
-                batches=iter(loader),
+                batches=batches,
                 clips_per_step=clips_per_step,
                 held_out=held_out,
                 meter=Meter(device, recipe.accumulate),
