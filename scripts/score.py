@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, scores, groups)
     if args.plot:
-        from scoring.plot import plot_scores  # matplotlib takes longer to import than scores take to compute
+        from scripts.plot_scores import plot_scores  # matplotlib takes longer to import than scores take to compute
 
         plot_scores(scores, args.plot, args.images)
 
