@@ -85,11 +85,8 @@ def evaluate(
     finished videos made with other settings. A video that fails later (damaged frame, disk full, out of memory) is
     listed in ``failed``, does not count as finished, and does not affect the other videos.
     """
-    precision_name = str(precision).removeprefix("torch.")
-    settings = {
-        **{"mem_every": mem_every, "include_last": include_last, "precision": precision_name, "binary": binary},
-        **settings,
-    }
+    settings = settings | {"mem_every": mem_every, "include_last": include_last, "binary": binary}
+    settings["precision"] = str(precision).removeprefix("torch.")
     segmented: dict[str, Segmented] = {}
     failed: dict[str, str] = {}
     results = []
@@ -99,7 +96,11 @@ def evaluate(
         except InputError as error:
             failed[video.name] = str(error)
     check_inputs_survive(results, inputs)
-    _check_writable(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); expected a writable --output") from error
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
     finished = gather(finished)[0]  # all processes must agree
 
@@ -200,14 +201,9 @@ class _Progress:
 
     def __init__(self, videos: Sequence[Video]):
         lengths = [video.num_frames for video in videos]
-        self.bar = progress_bar(
-            sum(lengths) if all(lengths) else 0,
-            "{variables.video:12.12} ",
-            " {variables.fps:>6} frames/s",
-            show=rank() == 0,
-            video="",
-            fps="",
-        )
+        before, behind = "{variables.video:12.12} ", " {variables.fps:>6} frames/s"
+        total = sum(lengths) if all(lengths) else 0
+        self.bar = progress_bar(total, before, behind, show=rank() == 0, video="", fps="")
         self.print_lines = not sys.stderr.isatty()
         self.videos_left, self.frames, self.last_line = len(videos), 0, time.monotonic()
 
@@ -240,14 +236,6 @@ def _now(device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); expected a writable --output") from error
 
 
 def _of_this_process(results: list[VideoResults]) -> list[VideoResults]:

@@ -1,4 +1,4 @@
-"""util/download.py and download_datasets.py against a server on this machine."""
+"""scripts/download.py and download_datasets.py against a server on this machine."""
 
 import hashlib
 import http.server
