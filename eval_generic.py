@@ -12,8 +12,7 @@ values are object ids, 1 to 254, and 0 for the background (or 0/255 for a single
 is the mask of frame 30, counted from 0.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
-If there is a folder my_videos/GroundTruth with masks of all frames, J and F are printed at the end.
-Exit code: 0; 1 if some videos failed; 2 for bad input.
+Masks of all frames, for scores, are expected in my_videos/GroundTruth.
 """
 
 import re

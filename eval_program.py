@@ -1,20 +1,20 @@
-"""What the eval scripts share: their flags, the run itself, progress, and the report at the end."""
+"""What the eval scripts share: their flags, the run itself, and the report at the end."""
 
 import argparse
 import dataclasses
 import hashlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import progressbar
 import torch
 
+from datasets.davis import SPLITS, davis_videos
 from datasets.video import Video
-from evaluation import Outcome, Progress, Segmented, evaluate
+from evaluation import evaluate
 from inference_core import FrameNetwork
 from inference_memory_bank import make_memory
 from model.config import MEMORIES
@@ -25,7 +25,10 @@ from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
 from util.errors import InputError
 
-PROGRESS_SECONDS = 30  # between two lines of progress where there is no terminal
+EPILOG = """
+If all frames have masks, J and F are printed at the end (scripts/score.py also writes them to files).
+Exit code: 0; 1 if some videos failed; 2 for bad input.
+"""
 
 
 def eval_parser(doc: str | None, top_k: int) -> argparse.ArgumentParser:
@@ -35,7 +38,7 @@ def eval_parser(doc: str | None, top_k: int) -> argparse.ArgumentParser:
     """
     description, _, examples = (doc or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=examples + EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     default = "(default %(default)s)"
@@ -80,6 +83,17 @@ def _at_least(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def run_davis(doc: str | None, year: int, top_k: int, arguments: list[str] | None) -> int:
+    """An eval script for DAVIS 2016 or 2017, see `eval_parser`; returns its exit code."""
+    parser = eval_parser(doc, top_k)
+    folders = {2016: "JPEGImages/480p/ and Annotations/480p/", 2017: "trainval/ and test-dev/"}[year]
+    path_help = f"contains {folders} (default %(default)s)"
+    parser.add_argument("--davis_path", type=Path, default=f"data/DAVIS/{year}", metavar="FOLDER", help=path_help)
+    parser.add_argument("--split", choices=SPLITS[year], default="val", help="set of videos (default %(default)s)")
+    args = parser.parse_args(arguments)
+    return run(args, davis_videos(args.davis_path, year, args.split, args.size, args.videos), binary=year == 2016)
+
+
 def check_is_file(path: Path, flag: str) -> None:
     """Raise `InputError` for a folder, pipe or device; a missing file is reported by whatever reads it."""
     if path.exists() and not path.is_file():
@@ -90,7 +104,7 @@ def check_is_file(path: Path, flag: str) -> None:
 def run(
     args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "", **settings
 ) -> int:
-    """Segment the videos as the flags of `eval_parser` say, and report; returns the exit code (see `report`).
+    """`evaluate_and_report` as the flags of `eval_parser` say.
 
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
@@ -104,7 +118,7 @@ def run(
         precision = gather(half or torch.float32)[0]  # all processes must agree
         if rank() == 0:
             _announce(args, videos, device, precision)
-        outcome = segment(
+        return evaluate_and_report(
             network,
             videos,
             args.output,
@@ -127,7 +141,6 @@ def run(
             },
             inputs=[args.model],
         )
-        return report(outcome, args.output, videos, subfolder)
 
 
 def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.device, precision: torch.dtype) -> None:
@@ -142,72 +155,22 @@ def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.d
         print(f"note: --size {args.size} exceeds the size of {exceeded}; videos are not enlarged", flush=True)
 
 
-def segment(
-    network: FrameNetwork, videos: Sequence[Video], output: Path, *, inputs: Iterable[Path] = (), **options
-) -> Outcome:
-    """`evaluate` with progress on the terminal; the videos' ground truth is not replaced either."""
-    truth = [folder / video.name for folder in _truth_folders(videos) for video in videos]
-    with TerminalProgress() as progress:
-        return evaluate(network, videos, output, inputs=[*inputs, *truth], progress=progress, **options)
+def evaluate_and_report(
+    network: FrameNetwork,
+    videos: Sequence[Video],
+    output: Path,
+    *,
+    subfolder: str = "",
+    inputs: Iterable[Path] = (),
+    **options: Any,
+) -> int:
+    """`evaluate` (see there), then print what came of it, and J and F where there is ground truth.
 
-
-class TerminalProgress(Progress):
-    """A progress bar over all frames; without a terminal, a line per finished video and every `PROGRESS_SECONDS`."""
-
-    bar: progressbar.ProgressBar | None = None
-
-    def __enter__(self) -> "TerminalProgress":
-        return self
-
-    def start(self, videos: Sequence[Video]) -> None:
-        self.videos_left, self.frames, self.last_line = len(videos), 0, time.monotonic()
-        if not (videos and sys.stderr.isatty()):
-            return
-        total = sum(video.num_frames for video in videos)
-        known = total > 0 and all(video.num_frames for video in videos)
-        name = progressbar.Variable("video", "{formatted_value}", width=12, precision=12)
-        fps = progressbar.Variable("fps", "{formatted_value}", width=6, precision=6)
-        bar = progressbar.ProgressBar if rank() == 0 else progressbar.NullBar
-        self.bar = bar(
-            max_value=total if known else progressbar.UnknownLength,
-            max_error=False,  # lengths of video files are estimates
-            widgets=[
-                *(name, " ", progressbar.SimpleProgress(), progressbar.Bar()),
-                *(fps, " frames/s ", progressbar.ETA() if known else progressbar.Timer()),
-            ],
-        )
-
-    def frame(self, video: Video, frames: int, seconds: float) -> None:
-        self.frames += 1
-        if self.bar is not None:
-            self.bar.update(self.frames, video=video.name, fps=f"{frames / seconds:.2f}")
-        elif time.monotonic() - self.last_line >= PROGRESS_SECONDS:
-            total = f" of {video.num_frames}" if video.num_frames else ""
-            self._print(f"{video.name}: {frames}{total} frames so far, {frames / seconds:.2f} frames/s")
-
-    def end(self, video: Video, segmented: Segmented | None) -> None:
-        self.videos_left -= 1
-        if self.bar is None:
-            text = "failed"
-            if segmented:
-                text = f"{segmented.frames} frames, {segmented.frames / segmented.seconds:.2f} frames/s"
-            self._print(f"{video.name}: {text} ({self.videos_left} to go)")
-
-    def _print(self, line: str) -> None:
-        print(line, flush=True)
-        self.last_line = time.monotonic()
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_) -> None:
-        if self.bar is not None:
-            self.bar.finish(dirty=exc_type is not None)
-
-
-def report(outcome: Outcome, output: Path, videos: Sequence[Video], subfolder: str = "") -> int:
-    """Print an `Outcome`, and J and F where there is ground truth.
-
-    Returns the exit code: 0, 1 if some videos failed, 2 if all did.
+    Returns the exit code: 0, 1 if some videos failed, 2 if all did. The ground truth is not replaced.
     """
-    segmented, failed, skipped = outcome.segmented, outcome.failed, outcome.skipped
+    truth = [folder / video.name for folder in _truth_folders(videos) for video in videos]
+    outcome = evaluate(network, videos, output, subfolder=subfolder, inputs=[*inputs, *truth], **options)
+    segmented, skipped, failed, seconds = outcome
     if rank() == 0:
         for name, message in failed.items():
             print(f"error: {name}: {message}", file=sys.stderr)
@@ -215,8 +178,8 @@ def report(outcome: Outcome, output: Path, videos: Sequence[Video], subfolder: s
         names = f": {', '.join(failed)}" if failed else ""
         print(f"{_count(len(segmented), 'video')} segmented{earlier}, {len(failed)} failed{names}")
         if segmented:
-            speed = f"{outcome.fps:.2f} frames/s (without reading and writing files)"
-            print(f"{outcome.frames} frames at {speed}: {output}")
+            frames = sum(video.frames for video in segmented.values())
+            print(f"{frames} frames at {frames / seconds:.2f} frames/s (without reading and writing files): {output}")
         _print_scores([video for video in videos if video.name not in failed], output / subfolder)
         sys.stdout.flush()
     barrier()  # a launcher ends all processes as soon as one exits with a code other than 0
@@ -231,24 +194,23 @@ def _count(number: int, noun: str) -> str:
 
 def _truth_folders(videos: Sequence[Video]) -> list[Path]:
     """Where ground truth may be: in a folder GroundTruth beside that of the given masks, else among those."""
-    videos = [video for video in videos if video.outputs]
-    if not videos:
-        return []
-    annotations = videos[0].masks[0].parents[1]
-    return [annotations.parent / "GroundTruth", annotations]
+    annotations = next((video.masks[0].parents[1] for video in videos if video.outputs), None)
+    return [annotations.parent / "GroundTruth", annotations] if annotations else []
 
 
 def _print_scores(videos: Sequence[Video], results: Path) -> None:
     """J and F of the videos that have more masks than were given."""
-    folders = [folder for folder in _truth_folders(videos) if folder.is_dir()]
+    truth = next((folder for folder in _truth_folders(videos) if folder.is_dir()), None)
+    if truth is None:
+        return
     frames = {}
-    for video in videos if folders else ():
-        names = {path.stem for path in (folders[0] / video.name).glob("*.png")} & set(video.outputs or ())
+    for video in videos:
+        names = {path.stem for path in (truth / video.name).glob("*.png")} & set(video.outputs or ())
         if len(names) > max(2, len(video.masks)):
             frames[video.name] = names
     if not frames:
         return
     try:
-        print(format_table(score_folders(folders[0], results, frames, frames=frames)))
+        print(format_table(score_folders(truth, results, frames, frames=frames)))
     except InputError as error:  # in the ground truth: the results are there all the same
         print(f"no scores: {error}", file=sys.stderr)

@@ -7,8 +7,7 @@ Examples, with the data in data/YouTube (2019) and data/YouTube2018 as in data/R
 
 Writes OUTPUT/Annotations/VIDEO/FRAME.png for the frames listed in meta.json, with the DAVIS palette, the object ids of
 the given masks and the size of the video. scripts/make_submission.py checks and packs them.
-If there is a folder valid/GroundTruth with masks of all frames, J and F are printed at the end.
-Exit code: 0; 1 if some videos failed; 2 for bad input.
+Masks of all frames, for scores, are expected in valid/GroundTruth.
 """
 
 from pathlib import Path
@@ -28,11 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--six_fps", action="store_true", help="read only the annotated frames (six per second) instead of all_frames/")
     add("--output_all", action="store_true", help="write the masks of all frames instead of those listed in meta.json")
     args = parser.parse_args(arguments)
-    videos = youtube_videos(
-        args.yv_path, args.split, args.size,
-        six_fps=args.six_fps, output_all=args.output_all, wanted=args.videos,
-    )  # fmt: skip
-    return run(args, videos, subfolder="Annotations", six_fps=args.six_fps, output_all=args.output_all)
+    options = {"six_fps": args.six_fps, "output_all": args.output_all}
+    videos = youtube_videos(args.yv_path, args.split, args.size, **options, wanted=args.videos)
+    return run(args, videos, subfolder="Annotations", **options)
 
 
 if __name__ == "__main__":

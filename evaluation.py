@@ -1,17 +1,15 @@
 """The evaluation loop: videos in, mask PNGs out.
 
-    [Video] → per frame InferenceCore.step → masks at the video's own size → PNGs, overlays, frames/s
-
-Frames are decoded ahead by threads (`datasets.video`) and results are written by one more thread (`results.writer`),
-so neither a whole video nor its probabilities are ever held in memory. A video counts as finished once its record is
-complete (`results.records`): a run that was killed continues with its first unfinished video.
+Threads decode frames ahead (`datasets.video`) and write results behind (`results.writer`), so neither a whole video
+nor its probabilities are ever held in memory.
 """
 
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from datasets.images import write_mask
-from datasets.video import Video
+from datasets.video import Video, VideoFrame
 from inference_core import FrameNetwork, InferenceCore
 from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
@@ -29,49 +27,26 @@ from results.writer import WriteBehind
 from util.device import is_out_of_memory
 from util.distributed import gather, rank, world_size
 from util.errors import InputError
+from util.progress import progress_bar
 
 OUT_OF_MEMORY = "out of memory; a smaller --size, a larger --mem_every or --max_memory_frames needs less"
+PROGRESS_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
 class Segmented(NamedTuple):
     """One video that was segmented."""
 
     frames: int
-    objects: int
     seconds: float  # processing time, without reading and writing files
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result of `evaluate`, over all processes."""
 
     segmented: dict[str, Segmented]  # by name of the video, like the others
     skipped: list[str]  # finished by an earlier run
     failed: dict[str, str]  # error messages
     seconds: float  # processing time of the process that took longest
-
-    @property
-    def frames(self) -> int:
-        """Number of frames of all segmented videos."""
-        return sum(video.frames for video in self.segmented.values())
-
-    @property
-    def fps(self) -> float:
-        """Throughput in frames per second; 0 if nothing was segmented."""
-        return self.frames / self.seconds if self.seconds else 0.0
-
-
-class Progress:
-    """Receives the progress of `evaluate`. This base class ignores it."""
-
-    def start(self, videos: Sequence[Video]) -> None:
-        """``videos`` are those that this process will segment."""
-
-    def frame(self, video: Video, frames: int, seconds: float) -> None:
-        """``frames`` of ``video`` have been processed in ``seconds``."""
-
-    def end(self, video: Video, segmented: Segmented | None) -> None:
-        """``video`` is complete, or has failed (None)."""
 
 
 def evaluate(
@@ -88,9 +63,8 @@ def evaluate(
     overlay: bool = False,
     overwrite: bool = False,
     subfolder: str = "",
-    settings: dict[str, Any] | None = None,
+    settings: dict[str, Any],
     inputs: Iterable[Path] = (),
-    progress: Progress | None = None,
 ) -> Outcome:
     """Segment every video; write ``output/subfolder/<video>/<frame>.png`` for each frame that is needed.
 
@@ -111,13 +85,8 @@ def evaluate(
     finished videos made with other settings. A video that fails later (damaged frame, disk full, out of memory) is
     listed in ``failed``, does not count as finished, and does not affect the other videos.
     """
-    settings = {
-        "mem_every": mem_every,
-        "include_last": include_last,
-        "precision": str(precision).removeprefix("torch."),
-        "binary": binary,
-        **(settings or {}),
-    }
+    settings = settings | {"mem_every": mem_every, "include_last": include_last, "binary": binary}
+    settings["precision"] = str(precision).removeprefix("torch.")
     segmented: dict[str, Segmented] = {}
     failed: dict[str, str] = {}
     results = []
@@ -127,62 +96,74 @@ def evaluate(
         except InputError as error:
             failed[video.name] = str(error)
     check_inputs_survive(results, inputs)
-    _check_writable(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); expected a writable --output") from error
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
     finished = gather(finished)[0]  # all processes must agree
 
-    progress = progress or Progress()
     remaining = _of_this_process([result for result in results if result.video.name not in finished])
-    progress.start([result.video for result in remaining])
-    for result in remaining:
-        video = result.video
-        memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
-        core = InferenceCore(network, memory, mem_every, include_last)
-        full = precision is torch.float32
-        autocast = nullcontext() if full else torch.autocast(device.type, precision)
-        try:
-            segmented[video.name] = _segment(core, result, device, autocast, binary, progress)
-        except InputError as error:
-            failed[video.name] = str(error)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failed[video.name] = OUT_OF_MEMORY
-        except OSError as error:
-            failed[video.name] = f"{error.filename}: {error.strerror}"
-        progress.end(video, segmented.get(video.name))
+    progress = _Progress([result.video for result in remaining])
+    with progress.bar:
+        for result in remaining:
+            video = result.video
+            memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
+            core = InferenceCore(network, memory, mem_every, include_last)
+            try:
+                # Around all frames, because autocast caches the weights that it has cast.
+                with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+                    segmented[video.name] = _segment_to_files(core, result, device, binary, progress)
+            except InputError as error:
+                failed[video.name] = str(error)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed[video.name] = OUT_OF_MEMORY
+            except OSError as error:
+                failed[video.name] = f"{error.filename}: {error.strerror}"
+            progress.end(video, segmented.get(video.name))
     seconds = max(gather(sum(video.seconds for video in segmented.values())))
-    segmented = {name: video for own in gather(segmented) for name, video in own.items()}
-    failed = {name: message for own in gather(failed) for name, message in own.items()}
-    return Outcome(segmented, finished, failed, seconds)
+    return Outcome(dict(ChainMap(*gather(segmented))), finished, dict(ChainMap(*gather(failed))), seconds)
 
 
-def _segment(
-    core: InferenceCore,
-    results: VideoResults,
-    device: torch.device,
-    autocast: AbstractContextManager,
-    binary: bool,
-    progress: Progress,
+@torch.inference_mode()
+def segment(
+    core: InferenceCore, video: Video, device: torch.device, all_frames: bool = False
+) -> Generator[tuple[VideoFrame, np.ndarray | None, float], None, None]:
+    """Run a video through the engine: yield each frame, its object ids, and the seconds that it took.
+
+    The ids are H×W uint8 at the video's size, or None for a frame that is not needed, unless ``all_frames``. The
+    seconds do not include reading the frame. Raises `InputError` for a damaged frame.
+    """
+    with closing(iter(video)) as frames:
+        for frame in frames:
+            start = _now(device)
+            image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
+            mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
+            needed = frame.needed or all_frames
+            prob = core.step(image, mask, needed)
+            ids = None
+            if needed and prob is not None:
+                ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
+            yield frame, ids, _now(device) - start
+
+
+def _segment_to_files(
+    core: InferenceCore, results: VideoResults, device: torch.device, binary: bool, progress: "_Progress"
 ) -> Segmented:
     """Segment one video. Raises `InputError` for a damaged frame and for files that cannot be written."""
     video = results.video
     results.begin()
-    frames, written = 0, []
-    seconds = 0.0
+    frames, seconds, written = 0, 0.0, []
     with ExitStack() as stack:
         draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
         writer = stack.enter_context(WriteBehind())
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(autocast)  # around all frames, because it caches the weights that it has cast
-        for frame in stack.enter_context(closing(iter(video))):
-            start = _now(device)
-            image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
-            mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
-            prob = core.step(image, mask, frame.needed or draw is not None)
-            ids = None if prob is None else label_map(prob, video.size, core.object_ids).cpu().numpy()
-            seconds += _now(device) - start
+        segmented = stack.enter_context(closing(segment(core, video, device, all_frames=draw is not None)))
+        for frame, ids, duration in segmented:
             frames += 1
+            seconds += duration
             if ids is not None and frame.needed:
                 writer.put(write_mask, results.png(frame.name), ids, binary)
                 written.append(frame.name)
@@ -192,7 +173,7 @@ def _segment(
                 writer.put(draw, frame.name, frame.original, ids)
             progress.frame(video, frames, seconds)
     results.finish(written)
-    return Segmented(frames, len(core.object_ids), seconds)
+    return Segmented(frames, seconds)
 
 
 def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int]) -> torch.Tensor:
@@ -215,6 +196,39 @@ def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[in
     return ids
 
 
+class _Progress:
+    """A bar over all frames; without a terminal, a line per finished video and every `PROGRESS_SECONDS`."""
+
+    def __init__(self, videos: Sequence[Video]):
+        lengths = [video.num_frames for video in videos]
+        before, behind = "{variables.video:12.12} ", " {variables.fps:>6} frames/s"
+        total = sum(lengths) if all(lengths) else 0
+        self.bar = progress_bar(total, before, behind, show=rank() == 0, video="", fps="")
+        self.print_lines = not sys.stderr.isatty()
+        self.videos_left, self.frames, self.last_line = len(videos), 0, time.monotonic()
+
+    def frame(self, video: Video, frames: int, seconds: float) -> None:
+        """``frames`` of ``video`` have been processed in ``seconds``."""
+        self.frames += 1
+        self.bar.update(self.frames, video=video.name, fps=f"{frames / seconds:.2f}")
+        if time.monotonic() - self.last_line >= PROGRESS_SECONDS:
+            total = f" of {video.num_frames}" if video.num_frames else ""
+            self._print(f"{video.name}: {frames}{total} frames so far, {frames / seconds:.2f} frames/s")
+
+    def end(self, video: Video, segmented: Segmented | None) -> None:
+        """``video`` is complete, or has failed (None)."""
+        self.videos_left -= 1
+        text = (
+            f"{segmented.frames} frames, {segmented.frames / segmented.seconds:.2f} frames/s" if segmented else "failed"
+        )
+        self._print(f"{video.name}: {text} ({self.videos_left} to go)")
+
+    def _print(self, line: str) -> None:
+        if self.print_lines:
+            print(line, flush=True)
+        self.last_line = time.monotonic()
+
+
 def _now(device: torch.device) -> float:
     """Seconds, once the device has completed everything submitted to it."""
     if device.type == "cuda":
@@ -222,14 +236,6 @@ def _now(device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); expected a writable --output") from error
 
 
 def _of_this_process(results: list[VideoResults]) -> list[VideoResults]:

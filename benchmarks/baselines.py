@@ -23,7 +23,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.davis import SPLITS, davis_videos
-from eval_program import report, segment
+from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
 from model.encoders import BACKBONE_DIMS
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     if nearest:
         make_memory = partial(LabelMemory, args.top_k, args.latest + 1 if args.latest else None)
         settings += ["backbone", "pretrained", "latest", "top_k", "temperature"]
-    outcome = segment(
+    return evaluate_and_report(
         nearest_network(args, device) if nearest else CopyNetwork(),
         videos,
         args.output,
@@ -173,7 +173,6 @@ def main(arguments: list[str] | None = None) -> int:
         overwrite=args.overwrite,
         settings={name: str(getattr(args, name)) for name in settings},
     )
-    return report(outcome, args.output, videos)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.frames import natural_order
 from datasets.images import read_mask
-from scoring.metrics import FrameScore, Statistics, Summary, score_masks, statistics
+from scoring.metrics import FrameScore, Summary, mean_summary, score_masks, statistics
 from util.errors import InputError
 from util.parallel import parallel_map
 
@@ -28,8 +28,7 @@ class ObjectScore:
 
     @property
     def summary(self) -> Summary:
-        j, f = statistics(self.j), statistics(self.f)
-        return Summary((j.mean + f.mean) / 2, j, f)
+        return Summary(statistics(self.j), statistics(self.f))
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,12 @@ class Scores:
 
     def summary(self, keep: Callable[[ObjectScore], bool] = lambda score: True) -> Summary:
         """Means over the objects that ``keep`` selects (default: all). Each object has the same weight."""
-        kept = [score.summary for score in self.objects if keep(score)]
-        j = Statistics(*np.mean([summary.j for summary in kept], axis=0).tolist())
-        f = Statistics(*np.mean([summary.f for summary in kept], axis=0).tolist())
-        return Summary((j.mean + f.mean) / 2, j, f)
+        return mean_summary(score.summary for score in self.objects if keep(score))
 
     def videos(self) -> dict[str, Summary]:
         """Means over the objects of each video."""
-        names = dict.fromkeys(score.video for score in self.objects)
-        return {name: self._video_summary(name) for name in names}
-
-    def _video_summary(self, video: str) -> Summary:
-        return self.summary(lambda score: score.video == video)
+        groups = itertools.groupby(self.objects, lambda score: score.video)
+        return {name: mean_summary(score.summary for score in scores) for name, scores in groups}
 
 
 def score_folders(
@@ -78,7 +71,7 @@ def score_folders(
     Raises `InputError` for missing videos and frames before any mask is read, and later for unreadable masks and masks
     of different sizes.
     """
-    truth_masks, predicted_masks = (_list_masks(Path(folder), Path(truth).name) for folder in (truth, prediction))
+    truth_masks, predicted_masks = (_list_masks(folder, truth.name) for folder in (truth, prediction))
     videos = list(truth_masks if videos is None else videos)
     for video, kept in (frames or {}).items():
         truth_masks[video] = {name: path for name, path in truth_masks.get(video, {}).items() if name in kept}
@@ -86,10 +79,10 @@ def score_folders(
     pairs = {}  # video → (ground truth, prediction) of each frame to read
     for video in videos:
         if not truth_masks.get(video):
-            raise InputError(f"{Path(truth) / video}: no ground truth; expected a folder of PNG masks")
+            raise InputError(f"{truth / video}: no ground truth; expected a folder of PNG masks")
         if video not in predicted_masks:
-            raise InputError(f"{Path(prediction) / video}: no prediction; expected a folder of PNG masks")
-        pairs[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, Path(prediction) / video)
+            raise InputError(f"{prediction / video}: no prediction; expected a folder of PNG masks")
+        pairs[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, prediction / video)
 
     jobs = [pair for video in videos for pair in pairs[video]]
     results = iter(parallel_map(_score_files, jobs, "Scoring", workers))
@@ -123,8 +116,8 @@ def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) ->
             f"{round(100 * x, 1) + 0.0:10.1f}" for x in (summary.jf, *summary.j, *summary.f)
         )
 
-    lines = [" " * width + head, line("global", scores.summary())]
-    lines += [line(name, summary) for name, summary in (groups or {}).items()]
+    totals = {"global": scores.summary(), **(groups or {})}
+    lines = [" " * width + head, *(line(name, summary) for name, summary in totals.items())]
     for video, summary in scores.videos().items():
         lines.append(line(video, summary))
         objects = [score for score in scores.objects if score.video == video]

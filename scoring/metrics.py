@@ -9,6 +9,7 @@ Computations are restricted to the bounding box of both masks, outside of which 
 """
 
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -28,9 +29,19 @@ class Statistics(NamedTuple):
 class Summary(NamedTuple):
     """The statistics of J and F of one object, or their means over objects."""
 
-    jf: float  # mean of the means of J and F
     j: Statistics
     f: Statistics
+
+    @property
+    def jf(self) -> float:
+        """Mean of the means of J and F."""
+        return (self.j.mean + self.f.mean) / 2
+
+
+def mean_summary(summaries: Iterable[Summary]) -> Summary:
+    """The mean of at least one summary, each with the same weight."""
+    j, f = np.mean(list(summaries), axis=0).tolist()
+    return Summary(Statistics(*j), Statistics(*f))
 
 
 class FrameScore(NamedTuple):

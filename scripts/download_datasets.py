@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.download import download
+from scripts.download import download
 from util.errors import InputError, exit_on_input_error
 
 EPILOG = """

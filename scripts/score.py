@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
-from scoring.metrics import Statistics, Summary
+from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, exit_on_input_error
 from util.files import write_bytes
 
@@ -51,10 +49,7 @@ def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict
         if not any(map(keep, scores.objects)):
             raise InputError(f"--seen: no object is {name}; expected a video, 'video id' or category on each line")
         groups[name] = scores.summary(keep)
-    seen, unseen = groups.values()
-    j = Statistics(*np.mean([seen.j, unseen.j], axis=0).tolist())
-    f = Statistics(*np.mean([seen.f, unseen.f], axis=0).tolist())
-    return groups | {"seen and unseen": Summary((j.mean + f.mean) / 2, j, f)}
+    return groups | {"seen and unseen": mean_summary(groups.values())}
 
 
 def read_categories(meta: Path) -> dict[str, str]:
@@ -172,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, scores, groups)
     if args.plot:
-        from scoring.plot import plot_scores  # matplotlib takes longer to import than scores take to compute
+        from scripts.plot_scores import plot_scores  # matplotlib takes longer to import than scores take to compute
 
         plot_scores(scores, args.plot, args.images)
 

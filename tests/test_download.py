@@ -1,4 +1,4 @@
-"""util/download.py and download_datasets.py against a server on this machine."""
+"""scripts/download.py and download_datasets.py against a server on this machine."""
 
 import hashlib
 import http.server
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import util.download
+import scripts.download
 from scripts import download_datasets
-from util.download import download
+from scripts.download import download
 from util.errors import InputError
 
 FILE = "DAVIS-2017-test-dev.zip"
@@ -102,8 +102,8 @@ def get(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> G
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_download_continues_where_it_stopped(tmp_path, server, monkeypatch, stall, retries):
     server.files["file"], server.cut, server.stall = NOISE, 700_000, stall
-    monkeypatch.setattr(util.download, "TIMEOUT", 0.3)
-    monkeypatch.setattr(util.download, "RETRIES", retries)
+    monkeypatch.setattr(scripts.download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(scripts.download, "RETRIES", retries)
     url, target = f"{server.url}/file", tmp_path / "new" / "target"
     if not retries:
         with pytest.raises(InputError, match=rf"^{url}: download failed \(.*\); run again to continue"):

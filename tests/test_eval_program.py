@@ -11,6 +11,7 @@ import torch
 
 import eval_generic
 import eval_program
+import evaluation
 from datasets.images import write_mask
 from inference_core import InferenceCore
 from tests.videos import blocks, check_files, names, own_data, write_first_mask, write_video
@@ -67,7 +68,7 @@ def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatc
     assert out.startswith("2 videos, 6 frames on cpu in float32\nnote: --size 40 exceeds the size of 1 video;")
     assert "so far" not in out and len(re.findall(r"^[ab]: 3 frames, [0-9.]+ frames/s", out, re.M)) == 2
 
-    monkeypatch.setattr(eval_program, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0)
     monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
     _, out, _ = evaluate(eval_generic, *run, "--amp")
     assert "on cpu in bfloat16\n" in out and "--amp" not in out

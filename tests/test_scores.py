@@ -16,7 +16,7 @@ from datasets.frames import list_frames
 from datasets.images import read_image, write_image, write_mask
 from scoring.folders import format_table, score_folders
 from scoring.metrics import boundary_map, score_masks, statistics
-from scoring.plot import plot_scores, plt
+from scripts.plot_scores import plot_scores, plt
 from util.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

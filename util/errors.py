@@ -18,8 +18,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
     """Wrap a program's ``main`` so that its errors end in one line on stderr and an exit code.
 
     `InputError` and a full disk: 2; out of memory: 1; Ctrl-C: 130; a closed pipe (``| head``): 141, without a message.
-    A number other than 0 that ``main`` returns becomes the exit code. Characters that the terminal cannot show are
-    printed as escapes.
+    A number that ``main`` returns is the exit code. Characters that the terminal cannot show are printed as escapes.
     """
 
     @functools.wraps(main)

@@ -67,8 +67,8 @@ def _is_running(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it belongs to another user
+    except PermissionError:  # it belongs to another user
         return True
+    except (OSError, OverflowError):
+        return False
     return True

@@ -1,19 +1,18 @@
 """One function over many items, in threads, with a progress bar.
 
-Threads rather than processes: decoding, resizing and comparing images run in C code that releases the GIL, so threads
-are as fast (measured on the scores), start immediately, and are safe after CUDA or OpenMP has been used in the program.
+Threads rather than processes: decoding, resizing and comparing images run in C code that releases the GIL, and threads
+are safe after CUDA or OpenMP has been used in the program.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import progressbar
 
 from util.errors import InputError
+from util.progress import progress_bar
 
 # Freeing one large block raises glibc's mmap threshold, so that the memory of an image is reused for the next one
 # instead of being returned to the kernel and faulted in again: scoring takes a fifth less time.
@@ -25,9 +24,7 @@ Result = TypeVar("Result")
 
 def cpu_count() -> int:
     """Number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_map(
@@ -36,16 +33,15 @@ def parallel_map(
     """``[function(item) for item in items]`` on ``workers`` threads (None: one for each core).
 
     The first exception is raised at once, and items that have not been started are dropped. ``label``: text before the
-    progress bar, which is shown only on a terminal. Raises `InputError` for ``workers`` below 1.
+    progress bar. Raises `InputError` for ``workers`` below 1.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: expected at least one thread")
     items = list(items)
-    show = progressbar.ProgressBar if sys.stderr.isatty() else progressbar.NullBar
     results = []
     pool = ThreadPoolExecutor(workers or cpu_count())
     try:
-        with show(max_value=len(items), prefix=f"{label}: ") as bar:
+        with progress_bar(len(items), f"{label}: ") as bar:
             for result in pool.map(function, items):
                 results.append(result)
                 bar.increment()

@@ -1,0 +1,29 @@
+"""Progress bars."""
+
+import sys
+
+import progressbar
+
+
+def progress_bar(
+    total: int, prefix: str = "", suffix: str = "", *, start: int = 0, show: bool = True, **variables: str
+) -> progressbar.ProgressBar:
+    """A bar on stderr, to be used in a ``with`` statement; one that prints nothing if stderr is not a terminal.
+
+    Args:
+        total: number of steps, 0 if unknown; an estimate may be exceeded.
+        prefix, suffix: text around the bar; shows ``{variables.name}``, which ``update(step, name=...)`` changes.
+        start: step to begin with.
+        variables: first values of the variables.
+    """
+    bar = progressbar.ProgressBar if show and sys.stderr.isatty() else progressbar.NullBar
+    steps, time = progressbar.SimpleProgress(), progressbar.ETA() if total else progressbar.Timer()
+    return bar(
+        min_value=start,
+        max_value=total or progressbar.UnknownLength,
+        max_error=False,
+        widgets=[steps, " ", progressbar.Bar(), " ", time],
+        prefix=prefix,
+        suffix=suffix,
+        variables=variables,
+    )
