@@ -37,21 +37,16 @@ def spectral_filter(
     Returns:
         ``G(k)`` and ``G(−k)``, each h×(w//2+1) float32; they differ only for ``bins`` with an odd side.
     """
-    row, column = torch.arange(height, device=device), torch.arange(width // 2 + 1, device=device)
-    if filter_kind == "bins":
-        sigma = SIGMA_BINS
-        rows = {sign: ((sign * row) % height - height // 2).float() for sign in (1, -1)}
-        columns = {sign: ((sign * column) % width - width // 2).float() for sign in (1, -1)}
-    else:
-        sigma = SIGMA_BINS / TRAINING_SIDE[band]
-        distance = 0.5 - torch.fft.fftfreq(height, device=device).abs()
-        rows = {1: distance, -1: distance}
-        distance = 0.5 - torch.fft.rfftfreq(width, device=device)
-        columns = {1: distance, -1: distance}
+    sigma = SIGMA_BINS if filter_kind == "bins" else SIGMA_BINS / TRAINING_SIDE[band]
+
+    def distance(size: int, sign: int) -> torch.Tensor:
+        if filter_kind == "bins":
+            return ((sign * torch.arange(size, device=device)) % size - size // 2).float()
+        return 0.5 - torch.fft.fftfreq(size, device=device).abs()
 
     def gaussian(sign: int) -> torch.Tensor:
-        squared = rows[sign][:, None] ** 2 + columns[sign][None] ** 2
-        high = torch.exp(-squared / (2 * sigma**2))
+        rows, columns = distance(height, sign), distance(width, sign)[: width // 2 + 1]
+        high = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * sigma**2))
         return high if band == "high" else 1 - high
 
     return gaussian(1), gaussian(-1)
@@ -63,7 +58,7 @@ class FilterOnGrid(NamedTuple):
     rows: slice  # of the h frequencies along the height
     columns: slice  # of the w//2+1 frequencies along the width
     direct: torch.Tensor  # G(k) on the support, float32
-    mirrored: torch.Tensor  # G(−k) on the support; differs from G(k) only for "bins" with an odd side
+    mirrored: torch.Tensor  # G(−k) on the support
 
 
 @functools.lru_cache(maxsize=64)
@@ -93,13 +88,9 @@ class SpectralFilter(nn.Module):
     transform only changes row 0. They therefore run only on the filter's support: a quarter of the spectrum in the HFM
     at 480p, a twentieth at 1080p.
 
-    Args:
-        channels: C of the feature map.
-        band: ``"low"`` (LFM) or ``"high"`` (HFM).
-        spectrum: ``"half"`` applies the convolutions to the half spectrum of the real transform; ``"hermitian"`` equals
-            the full complex transform exactly, which weights trained on a full ``fft2`` need: for real x,
-            ``Re ifft2(M)`` is the inverse of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
-        filter_kind: ``"bins"`` or ``"relative"``, see `spectral_filter`.
+    Spectrum ``half`` applies the convolutions to the half spectrum of the real transform. ``hermitian`` equals the full
+    complex transform exactly, which weights trained on a full ``fft2`` need: for real x, ``Re ifft2(M)`` is the inverse
+    of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
     """
 
     def __init__(self, channels: int, band: Band, spectrum: Spectrum = "half", filter_kind: Filter = "bins"):
@@ -109,18 +100,14 @@ class SpectralFilter(nn.Module):
         self.conv1 = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 1)
 
-    @property
-    def _bias1(self) -> torch.Tensor:
-        assert self.conv1.bias is not None
-        return self.conv1.bias
-
     def mix(self, y: torch.Tensor, grid: FilterOnGrid) -> torch.Tensor:
         """``W₂ relu(W₁ G·y)`` minus its value at y = 0, for the spectrum y on the support, B×C×h'×f' complex.
 
         With ``hermitian`` its Hermitian part, which needs no further convolutions: ``W₁`` of the conjugate is the same
         two products with the other sign, and the real (imaginary) rows of ``W₂`` see half of the sum (difference).
         """
-        bias = self._bias1[:, None, None]
+        assert self.conv1.bias is not None
+        bias = self.conv1.bias[:, None, None]
         weight_real, weight_imag = self.conv1.weight.chunk(2, dim=1)
         real, imag = F.conv2d(y.real, weight_real), F.conv2d(y.imag, weight_imag)
         for_real = for_imag = torch.relu((real + imag) * grid.direct + bias) - torch.relu(bias)
@@ -132,7 +119,8 @@ class SpectralFilter(nn.Module):
 
     def constant(self, width: int) -> torch.Tensor:
         """Row 0 of the inverse transform of ``W₂ relu(W₁ 0)``, which is the same at all frequencies: C×w."""
-        real, imag = self.conv2(torch.relu(self._bias1)[:, None, None]).flatten().chunk(2)
+        assert self.conv1.bias is not None
+        real, imag = self.conv2(torch.relu(self.conv1.bias)[:, None, None]).flatten().chunk(2)
         value = torch.complex(real, torch.zeros_like(imag) if self.spectrum == "hermitian" else imag)
         return torch.fft.irfft(value[:, None].expand(-1, width // 2 + 1), n=width)
 
