@@ -214,10 +214,10 @@ class GlobalContextMemory:
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
         """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
         context = self._summarise(key, value)
-        self._temporary = context if temporary else None
+        self._temporary = None
         if temporary:
-            return
-        if self.update == "anchored" and self._anchor is None:
+            self._temporary = context
+        elif self.update == "anchored" and self._anchor is None:
             self._anchor = context
         else:
             self._mean, self._count = self._mean_with(context), self._count + 1
