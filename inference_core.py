@@ -35,7 +35,7 @@ class InferenceCore:
 
     Args:
         network: in eval mode.
-        make_memory: makes an empty memory for a new group of objects, without arguments.
+        make_memory: makes an empty memory, for each new group of objects.
         mem_every: a frame becomes memory when that many frames have passed since the last memory frame.
         include_last: the previous frame serves as a temporary memory frame, too.
     """
@@ -93,7 +93,7 @@ class InferenceCore:
                 raise ValueError(f"image with values from {low:g} to {high:g}: expected RGB in [0, 1]")
 
     def _segment(self, image: torch.Tensor, mask: torch.Tensor | None, ids: list[int], is_memory: bool) -> torch.Tensor:
-        """`step` for a frame that is not skipped: image 3×H×W, mask H×W with ``ids`` → prob (K+1)×H×W."""
+        """`step` for a frame that is not skipped."""
         padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
         features = self.network.encode_key(padded)
         if self._memorise is not None:

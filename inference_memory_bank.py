@@ -47,8 +47,7 @@ def make_memory(
 def fold_keys(key: torch.Tensor) -> torch.Tensor:
     """Keys B×Ck×h×w → rows ``[2 k, −‖k‖²] / √Ck``, B×(h·w)×(Ck+1) float32.
 
-    One matrix product with ``[q, 1]`` is then the whole similarity: the norms cost one more channel instead of another
-    pass over the N×Q matrix. Half precision cannot hold the squared norms.
+    One matrix product with ``[q, 1]`` is then the whole similarity. Half precision cannot hold the squared norms.
     """
     k = key.flatten(2).transpose(1, 2).float()
     return torch.cat([2 * k, -k.square().sum(dim=2, keepdim=True)], dim=2) / math.sqrt(key.shape[1])
@@ -58,12 +57,7 @@ def l2_similarity(queries: torch.Tensor, folded_keys: torch.Tensor) -> torch.Ten
     """``S(j, i) = (2 kᵢ·qⱼ − ‖kᵢ‖²) / √Ck`` (STCN section 3.3), float32 even under autocast.
 
     It is ``−‖kᵢ − qⱼ‖² / √Ck`` without the query's own norm, which the softmax over i cancels.
-
-    Args:
-        queries: B×Q×Ck.
-        folded_keys: B×N×(Ck+1), see `fold_keys`.
-    Returns:
-        B×Q×N.
+    B×Q×Ck and rows B×N×(Ck+1) of `fold_keys` → B×Q×N.
     """
     with torch.autocast(queries.device.type, enabled=False):
         q1 = F.pad(queries.float(), (0, 1), value=1.0)  # [q, 1]
@@ -73,8 +67,7 @@ def l2_similarity(queries: torch.Tensor, folded_keys: torch.Tensor) -> torch.Ten
 def top_k_softmax(similarity: torch.Tensor, top_k: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``W(j, i) = exp S(j, i) / Σᵢ exp S(j, i)`` over the ``top_k`` most similar positions i of each query j.
 
-    Returns:
-        weights and positions, each B×Q×k with k = min(top_k, N); with ``top_k=None`` weights B×Q×N and None.
+    B×Q×N → weights and positions, each B×Q×k with k = min(top_k, N); with ``top_k=None`` weights B×Q×N and None.
     """
     if top_k is None:
         return similarity.softmax(dim=2), None

@@ -61,12 +61,10 @@ class Backbone(nn.Module):
             state = read_backbone(self.name, own | {"conv1.weight": own["conv1.weight"][:, :3]}, files)
         else:
             try:
-                state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict(progress=True)
+                state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict()
             except OSError as error:
-                raise InputError(
-                    f"ImageNet weights of {self.name} could not be downloaded ({error}): give local files with "
-                    f"--pretrained PATH, or --pretrained none to start from random weights"
-                ) from error
+                way_out = "give files with --pretrained PATH, or --pretrained none to start from random weights"
+                raise InputError(f"ImageNet weights of {self.name}: download failed ({error}); {way_out}") from error
         if extra:
             state["conv1.weight"] = extend_input_channels(state["conv1.weight"], extra, "orthogonal")
         self.load_state_dict({name: state.get(name, value) for name, value in own.items()})

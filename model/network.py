@@ -27,7 +27,7 @@ class Memory(Protocol):
     """What the network and the engine need of a memory; the implementations are in ``inference_memory_bank.py``."""
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w. A temporary entry lasts until the next ``add``."""
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w."""
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w."""

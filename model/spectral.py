@@ -1,7 +1,7 @@
 """The spectral modules of GSFM (ECCV 2022): global filters between two Fourier transforms.
 
-B batch, C channels, h×w feature map. The Low-Frequency Module (LFM) sits on the encoder's features at 1/16, the
-High-Frequency Module (HFM) in the decoder's boundary branch at 1/4; they differ only in the filter.
+The Low-Frequency Module (LFM) sits on the encoder's features at 1/16, the High-Frequency Module (HFM) in the decoder's
+boundary branch at 1/4; they differ only in the filter.
 """
 
 import functools
@@ -24,18 +24,13 @@ Band = Literal["low", "high"]
 NEGLIGIBLE = 2.0**-24
 
 
-def spectral_filter(
-    height: int, width: int, band: Band, filter_kind: Filter, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The real filter of a band on the half spectrum, and its mirror image.
+def spectral_filter(height: int, width: int, band: Band, filter_kind: Filter, device: torch.device) -> torch.Tensor:
+    """The real filter of a band on the half spectrum and its mirror image: ``G(k), G(−k)``, 2×h×(w//2+1) float32.
 
-    ``G`` is a Gaussian around the highest frequency in both axes; ``band="high"`` passes ``G``, ``"low"`` passes
-    ``1 − G``. With ``filter_kind="bins"``, σ is 7 bins around bin (h//2, w//2), whatever the size. With ``"relative"``,
-    σ is a fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM) and the distance to the Nyquist corner is
-    measured on the frequency grid, so every size sees the filter of the training crop.
-
-    Returns:
-        ``G(k)`` and ``G(−k)``, each h×(w//2+1) float32; they differ only for ``bins`` with an odd side.
+    They differ only for ``bins`` with an odd side. ``G`` is a Gaussian around the highest frequency in both axes, or
+    with ``band="low"`` 1 minus that. With ``filter_kind="bins"``, σ is 7 bins around bin (h//2, w//2), whatever the
+    size. With ``"relative"``, σ is a fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM) and the
+    distance to the Nyquist corner is measured on the frequency grid: every size sees the filter of the training crop.
     """
     sigma = SIGMA_BINS if filter_kind == "bins" else SIGMA_BINS / TRAINING_SIDE[band]
 
@@ -49,7 +44,7 @@ def spectral_filter(
         high = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * sigma**2))
         return high if band == "high" else 1 - high
 
-    return gaussian(1), gaussian(-1)
+    return torch.stack([gaussian(1), gaussian(-1)])
 
 
 class FilterOnGrid(NamedTuple):
@@ -66,9 +61,9 @@ def filter_support(height: int, width: int, band: Band, filter_kind: Filter, dev
     """`spectral_filter` for maps of height×width, cropped to its support."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         filters = spectral_filter(height, width, band, filter_kind, device)
-        passed = (filters[0] > NEGLIGIBLE) | (filters[1] > NEGLIGIBLE)
+        passed = (filters > NEGLIGIBLE).any(0)
         rows, columns = _extent(passed.any(1)), _extent(passed.any(0))
-        return FilterOnGrid(rows, columns, *(values[rows, columns].contiguous() for values in filters))
+        return FilterOnGrid(rows, columns, *filters[:, rows, columns].contiguous())
 
 
 def _extent(flags: torch.Tensor) -> slice:
@@ -80,9 +75,8 @@ def _extent(flags: torch.Tensor) -> slice:
 class SpectralFilter(nn.Module):
     """``x + Re F⁻¹( W₂ relu( W₁ [Re Y ; Im Y] ) )`` with ``Y = filter ⊙ F(x)`` (GSFM section 3.2).
 
-    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels; frequency by frequency, they
-    see the whole map at once. Transforms and convolutions run in float32 even under autocast: half precision cannot
-    hold the unnormalised spectrum of a large map.
+    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels. All is computed in float32:
+    half precision cannot hold the unnormalised spectrum of a large map.
 
     Where the filter is negligible, the convolutions would return the same constant at every frequency, whose inverse
     transform only changes row 0. They therefore run only on the filter's support: a quarter of the spectrum in the HFM

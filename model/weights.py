@@ -43,10 +43,7 @@ def reference_settings(spectral: bool) -> dict[str, Any]:
 
 
 def write_torch_file(path: Path, contents: Any) -> None:
-    """``torch.save`` that leaves either the old file or the complete new one.
-
-    Raises `InputError` if the folder cannot be written or the disk is full.
-    """
+    """``torch.save``, atomically. Raises `InputError` if the folder cannot be written or the disk is full."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(contents, file)
@@ -56,12 +53,12 @@ def write_torch_file(path: Path, contents: Any) -> None:
 
 def read_torch_file(path: Path) -> Any:
     """``torch.load`` to the CPU with ``weights_only=True``. Raises `InputError` for any file that it does not read."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a checkpoint (.pth)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; the error below says more
             return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a checkpoint (.pth)") from error
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
         raise InputError(f"{path}: is no checkpoint, or a damaged one; {EXPECTED}") from error
 
@@ -79,17 +76,15 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], State]:
         if not (isinstance(settings, dict) and _is_state(state)):
             raise InputError(f"{path}: holds no settings, or no weights by name; {EXPECTED}")
     else:
-        # The reference programs' training checkpoints hold the weights under "network".
-        state = contents.get("network", contents) if isinstance(contents, dict) else contents
-        settings, state = import_reference(state, path)
-    return dict(settings), _to_float32(state)
+        settings, state = import_reference(contents, path)
+    return settings, _to_float32(state)
 
 
 def _is_state(state: Any) -> bool:
     """Whether this is a dict of tensors by name."""
-    return isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    )
+    if not isinstance(state, dict):
+        return False
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())
 
 
 def _to_float32(state: State) -> State:
@@ -178,13 +173,15 @@ def _convolution_before(batch_norm: str) -> str:
     return f"{head}.{last.replace('bn', 'conv') if last.startswith('bn') else '0'}"
 
 
-def import_reference(state: Any, path: Path) -> tuple[dict[str, Any], State]:
+def import_reference(contents: Any, path: Path) -> tuple[dict[str, Any], State]:
     """Settings and renamed state dict of a GSFM or STCN reference file. Raises `InputError` for any other contents.
 
     Their ResNets have convolution biases before the batch norms, which can be folded exactly: ``BN(conv + bias)`` is BN
     with ``running_mean − bias``. GSFM's weights were trained on a full ``fft2``.
     """
-    state = {name.removeprefix("module."): value for name, value in state.items()} if _is_state(state) else {}
+    if isinstance(contents, dict):
+        contents = contents.get("network", contents)  # in their training checkpoints
+    state = {name.removeprefix("module."): value for name, value in contents.items()} if _is_state(contents) else {}
     if not {"key_proj.key_proj.weight", "value_encoder.conv1.weight"} <= state.keys():
         raise InputError(f"{path}: holds no network that this project knows; {EXPECTED}")
     for mean in [name for name in state if name.endswith(".running_mean")]:
