@@ -132,18 +132,17 @@ class Network(nn.Module):
         key, f16_thin, f16, f8, f4 = (feature.unflatten(0, (batch, length)) for feature in flat)
         valid = valid[:, :, None, None]
 
-        memory.add(key[:, 0], self._checkpointed(self.encode_value, frames[:, 0], f16[:, 0], first_masks))
-        all_logits, all_boundary = [], []
+        masks, all_logits, all_boundary = first_masks, [], []
         for t in range(1, length):
+            value = self._checkpointed(self.encode_value, frames[:, t - 1], f16[:, t - 1], masks)
+            memory.add(key[:, t - 1], value)
             features = FrameFeatures(key[:, t], f16_thin[:, t], f16[:, t], f8[:, t], f4[:, t])
             mask_logits, boundary = self._checkpointed(self.decode, memory.read(key[:, t]), features, True)
             logits = soft_aggregate(torch.sigmoid(mask_logits) * valid)
             all_logits.append(logits)
+            masks = torch.softmax(logits, dim=1)[:, 1:]
             if boundary is not None:
                 all_boundary.append(boundary * valid)
-            if t < length - 1:
-                masks = torch.softmax(logits, dim=1)[:, 1:]
-                memory.add(key[:, t], self._checkpointed(self.encode_value, frames[:, t], f16[:, t], masks))
         return Prediction(torch.stack(all_logits, 1), torch.stack(all_boundary, 1) if all_boundary else None)
 
     def _checkpointed(self, function: Callable, *arguments: Any) -> Any:
@@ -178,6 +177,6 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     return network.to(device).eval()
 
 
-def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str = "orthogonal") -> None:
-    """Load the state dict that was read from ``path``; see `model.weights.fit_weights`."""
-    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel))
+def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load the state dict that was read from ``path``, to go on training; see `model.weights.fit_weights`."""
+    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel="orthogonal"))
