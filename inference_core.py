@@ -13,7 +13,6 @@ import torch
 from model.network import FrameFeatures, Memory
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
-MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
 
@@ -22,11 +21,8 @@ class FrameNetwork(Protocol):
     """The part of `model.network.Network` that the engine uses; shapes are given there."""
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor: ...
-
     def encode_key(self, image: torch.Tensor) -> FrameFeatures: ...
-
     def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor: ...
-
     def decode(self, readout: torch.Tensor, features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
@@ -136,7 +132,7 @@ def _object_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:
     """The ids above 0 in a mask for ``image``, ascending. Raises ValueError for what is no mask of ids."""
     if mask.shape != image.shape[-2:]:
         raise ValueError(f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)")
-    if mask.dtype not in MASK_DTYPES:
+    if mask.is_floating_point():
         raise ValueError(f"mask of {mask.dtype}: expected integer object ids, 0 for background")
     if mask.device != image.device:
         raise ValueError(f"mask on {mask.device}: expected it on the image's {image.device}")

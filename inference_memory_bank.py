@@ -27,10 +27,8 @@ class MemoryConfig(Protocol):
 
     @property
     def memory(self) -> str: ...
-
     @property
     def gc_norm(self) -> str: ...
-
     @property
     def gc_update(self) -> str: ...
 

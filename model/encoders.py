@@ -1,6 +1,6 @@
 """Key encoder and value encoder on torchvision's ResNets.
 
-B frames, K objects, H×W image (multiples of 16), ``f4``, ``f8``, ``f16`` features at 1/4, 1/8, 1/16.
+B frames, K objects, H×W image (multiples of 16); ``f4``, ``f8``, ``f16`` are features at 1/4, 1/8, 1/16.
 """
 
 from pathlib import Path
