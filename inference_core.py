@@ -1,19 +1,18 @@
 """The inference engine: frames in, probabilities out, one frame at a time.
 
-It knows nothing of files, datasets, palettes or metrics. K objects so far, H×W image, H'×W' the image padded to
-multiples of 16, h×w feature map. DAVIS and YouTube-VOS need no code of their own: objects that enter on the same frame
-form a group with its own memory. DAVIS has one group, YouTube-VOS one for each frame that introduces objects.
+K objects so far, H×W image, H'×W' the image padded to multiples of 16, h×w feature map. Objects that enter on the same
+frame form a group with its own memory: DAVIS has one group, YouTube-VOS one for each frame that introduces objects.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from model.network import FrameFeatures, Memory
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
-MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
 
@@ -22,22 +21,9 @@ class FrameNetwork(Protocol):
     """The part of `model.network.Network` that the engine uses; shapes are given there."""
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor: ...
-
     def encode_key(self, image: torch.Tensor) -> FrameFeatures: ...
-
     def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor: ...
-
     def decode(self, readout: torch.Tensor, features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor | None]: ...
-
-
-class _Pending(NamedTuple):
-    """A segmented frame that becomes memory when the next frame comes: the last frame of a video never does."""
-
-    image: torch.Tensor  # 1×3×H'×W' normalised, padded
-    key: torch.Tensor  # 1×Ck×h×w
-    f16: torch.Tensor  # 1×C₁₆×h×w
-    masks: torch.Tensor  # 1×K×H'×W' soft
-    temporary: bool
 
 
 class InferenceCore:
@@ -45,22 +31,19 @@ class InferenceCore:
 
     Args:
         network: in eval mode.
-        make_memory: makes an empty memory for a new group of objects, without arguments.
+        make_memory: makes an empty memory, for each new group of objects.
         mem_every: a frame becomes memory when that many frames have passed since the last memory frame.
         include_last: the previous frame serves as a temporary memory frame, too.
-    Raises ValueError for ``mem_every`` below 1.
     """
 
     def __init__(
         self, network: FrameNetwork, make_memory: Callable[[], Memory], mem_every: int = 3, include_last: bool = False
     ):
-        if mem_every < 1:
-            raise ValueError(f"mem_every {mem_every}: expected at least 1")
         self.network, self.make_memory = network, make_memory
         self.mem_every, self.include_last = mem_every, include_last
         self.object_ids: list[int] = []  # raw ids in the order of prob's channels 1 … K
         self._groups: list[tuple[int, Memory]] = []  # (number of objects, memory), in channel order
-        self._pending: _Pending | None = None
+        self._memorise: Callable[[], None] | None = None  # what `_segment` left to do for its frame
         self._size: torch.Size | None = None
         self._time = -1
         self._last_memory = -1
@@ -78,9 +61,9 @@ class InferenceCore:
         Returns:
             prob (K+1)×H×W float32, background first, then objects in the order of ``object_ids``; None for a frame
             that was skipped. Before the first mask everything is background.
-        Raises ValueError for an image or a mask of another shape, type, device or range. Such a call changes nothing:
-        the video goes on as if it had not been made. On a GPU the values of an image are only checked on frames with a
-        mask, whose ids have to come back from the GPU anyway; checking every frame would wait for every frame.
+        Raises ValueError for an image or a mask of another shape, type, device or range; such a call changes nothing.
+        On a GPU the values of an image are only checked on frames with a mask, whose ids have to come back from the GPU
+        anyway; checking every frame would wait for every frame.
         """
         self._check_image(image, values=mask is not None or image.device.type == "cpu")
         ids = [] if mask is None else _object_ids(mask, image)
@@ -106,11 +89,13 @@ class InferenceCore:
                 raise ValueError(f"image with values from {low:g} to {high:g}: expected RGB in [0, 1]")
 
     def _segment(self, image: torch.Tensor, mask: torch.Tensor | None, ids: list[int], is_memory: bool) -> torch.Tensor:
-        """`step` for a frame that is not skipped: image 3×H×W, mask H×W with ``ids`` → prob (K+1)×H×W."""
+        """`step` for a frame that is not skipped."""
         padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
         features = self.network.encode_key(padded)
+        if self._memorise is not None:
+            self._memorise()
+            self._memorise = None
         if self.object_ids:
-            self._memorise_pending()
             readout = torch.cat([memory.read(features.key) for _, memory in self._groups], dim=1)
             logits, _ = self.network.decode(readout, features)
             prob = torch.softmax(soft_aggregate(torch.sigmoid(logits)), dim=1)
@@ -119,40 +104,35 @@ class InferenceCore:
         if mask is not None and ids:
             prob = self._apply_mask(prob, pad_to_multiple(mask, 16)[0], ids)
         if is_memory or self.include_last:
-            self._pending = _Pending(padded, features.key, features.f16, prob[:, 1:], temporary=not is_memory)
+            # Memorised when the next frame comes: the last frame of a video never is.
+            self._memorise = partial(self._add, padded, features.key, features.f16, prob[:, 1:], not is_memory)
         return unpad(prob[0], padding)
 
     def _apply_mask(self, prob: torch.Tensor, mask: torch.Tensor, ids: list[int]) -> torch.Tensor:
         """Let a given mask H'×W' with ``ids`` override prob 1×(K+1)×H'×W'; new ids open a group."""
-        new = [i for i in ids if i not in self.object_ids]
-        probs = prob[:, 1:].masked_fill(mask > 0, 0)
-        for i in set(ids) - set(new):
-            probs[:, self.object_ids.index(i)] = (mask == i).to(probs.dtype)
-        if new:
-            given = [(mask == i).to(probs.dtype) for i in new]
-            probs = torch.cat([probs, torch.stack(given)[None]], dim=1)
-        prob = torch.softmax(soft_aggregate(probs), dim=1)
-        if new:
+        if new := [i for i in ids if i not in self.object_ids]:
             self._groups.append((len(new), self.make_memory()))
             self.object_ids += new
-        return prob
+        probs = prob[:, 1:].masked_fill(mask > 0, 0)
+        probs = torch.cat([probs, probs.new_zeros(1, len(new), *mask.shape)], dim=1)
+        for i in ids:
+            probs[:, self.object_ids.index(i)] = (mask == i).to(probs.dtype)
+        return torch.softmax(soft_aggregate(probs), dim=1)
 
-    def _memorise_pending(self) -> None:
-        """Encode the values of the pending frame, all objects at once, and add each group's to its memory."""
-        if self._pending is None:
-            return
-        image, key, f16, masks, temporary = self._pending
+    def _add(
+        self, image: torch.Tensor, key: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor, temporary: bool
+    ) -> None:
+        """Memorise a frame: image 1×3×H'×W' normalised, key and f16 1×C×h×w, masks 1×K×H'×W'."""
         values = self.network.encode_value(image, f16, masks).split([count for count, _ in self._groups], dim=1)
         for (_, memory), value in zip(self._groups, values, strict=True):
             memory.add(key, value, temporary)
-        self._pending = None
 
 
 def _object_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:
     """The ids above 0 in a mask for ``image``, ascending. Raises ValueError for what is no mask of ids."""
     if mask.shape != image.shape[-2:]:
         raise ValueError(f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)")
-    if mask.dtype not in MASK_DTYPES:
+    if mask.is_floating_point():
         raise ValueError(f"mask of {mask.dtype}: expected integer object ids, 0 for background")
     if mask.device != image.device:
         raise ValueError(f"mask on {mask.device}: expected it on the image's {image.device}")

@@ -1,12 +1,11 @@
-"""Memories: what segmented frames leave behind for the frames that follow. PyTorch only; no network, no files.
+"""Memories: what segmented frames leave behind for the frames that follow. PyTorch only.
 
 B clips, K objects, h×w feature map, Ck and Cv channels of keys and values, N = frames·h·w memory positions, Q = h·w
-query positions. Every memory has the same two methods; both are differentiable, so training uses them, too::
+query positions. All objects of a memory enter on the same frame and share its keys. A *temporary* entry lasts until the
+next ``add``. Both methods are differentiable::
 
     memory.add(key B×Ck×h×w, value B×K×Cv×h×w, temporary=False)
     memory.read(query B×Ck×h×w) → readout B×K×Cv×h×w
-
-A *temporary* entry lasts until the next ``add``. All objects of a memory enter on the same frame and share its keys.
 """
 
 import math
@@ -28,10 +27,8 @@ class MemoryConfig(Protocol):
 
     @property
     def memory(self) -> str: ...
-
     @property
     def gc_norm(self) -> str: ...
-
     @property
     def gc_update(self) -> str: ...
 
@@ -39,14 +36,7 @@ class MemoryConfig(Protocol):
 def make_memory(
     config: MemoryConfig, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0
 ) -> "SpaceTimeMemory | GlobalContextMemory":
-    """An empty memory of the type that a network's config names. Nothing else tells the types apart.
-
-    Args:
-        config: the network's settings (`model.config.NetworkConfig`).
-        top_k: positions per query that enter the softmax of the space-time memory; None: all (training).
-        max_frames: bound of the space-time memory, see `SpaceTimeMemory`.
-        reserve: number of memory frames expected, so that buffers are allocated once.
-    """
+    """An empty memory of the type that a network's config names; for the other arguments see `SpaceTimeMemory`."""
     if config.memory == "global_context":
         return GlobalContextMemory(config.gc_norm, config.gc_update)
     return SpaceTimeMemory(top_k, max_frames, reserve)
@@ -55,8 +45,7 @@ def make_memory(
 def fold_keys(key: torch.Tensor) -> torch.Tensor:
     """Keys B×Ck×h×w → rows ``[2 k, −‖k‖²] / √Ck``, B×(h·w)×(Ck+1) float32.
 
-    One matrix product with ``[q, 1]`` is then the whole similarity: the norms cost one more channel instead of another
-    pass over the N×Q matrix. Half precision cannot hold the squared norms.
+    One matrix product with ``[q, 1]`` is then the whole similarity. Half precision cannot hold the squared norms.
     """
     k = key.flatten(2).transpose(1, 2).float()
     return torch.cat([2 * k, -k.square().sum(dim=2, keepdim=True)], dim=2) / math.sqrt(key.shape[1])
@@ -66,12 +55,7 @@ def l2_similarity(queries: torch.Tensor, folded_keys: torch.Tensor) -> torch.Ten
     """``S(j, i) = (2 kᵢ·qⱼ − ‖kᵢ‖²) / √Ck`` (STCN section 3.3), float32 even under autocast.
 
     It is ``−‖kᵢ − qⱼ‖² / √Ck`` without the query's own norm, which the softmax over i cancels.
-
-    Args:
-        queries: B×Q×Ck.
-        folded_keys: B×N×(Ck+1), see `fold_keys`.
-    Returns:
-        B×Q×N.
+    B×Q×Ck and rows B×N×(Ck+1) of `fold_keys` → B×Q×N.
     """
     with torch.autocast(queries.device.type, enabled=False):
         q1 = F.pad(queries.float(), (0, 1), value=1.0)  # [q, 1]
@@ -81,8 +65,7 @@ def l2_similarity(queries: torch.Tensor, folded_keys: torch.Tensor) -> torch.Ten
 def top_k_softmax(similarity: torch.Tensor, top_k: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``W(j, i) = exp S(j, i) / Σᵢ exp S(j, i)`` over the ``top_k`` most similar positions i of each query j.
 
-    Returns:
-        weights and their positions, each B×Q×k with k = min(top_k, N); with ``top_k=None`` weights B×Q×N and None.
+    B×Q×N → weights and positions, each B×Q×k with k = min(top_k, N); with ``top_k=None`` weights B×Q×N and None.
     """
     if top_k is None:
         return similarity.softmax(dim=2), None
@@ -98,20 +81,16 @@ def weighted_values(weights: torch.Tensor, positions: torch.Tensor | None, value
     weights = weights.to(values.dtype)
     if positions is None:
         return weights @ values
-    gather = _gather_sum if values.device.type in GATHER_DEVICES else _embedding_bag
-    return torch.stack([gather(*clip) for clip in zip(weights, positions, values, strict=True)])
-
-
-def _embedding_bag(weights: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Weights and positions Q×k, values N×C → Q×C, without a copy of the gathered values."""
-    return F.embedding_bag(positions, values, mode="sum", per_sample_weights=weights)
-
-
-def _gather_sum(weights: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """`_embedding_bag` in operations that every device has; it gathers at most `AFFINITY_BUDGET` elements at once."""
-    queries = max(1, AFFINITY_BUDGET // (positions.shape[1] * values.shape[1]))
-    chunks = zip(weights.split(queries), positions.split(queries), strict=True)
-    return torch.cat([(weight.unsqueeze(1) @ values[position]).squeeze(1) for weight, position in chunks])
+    first = values.shape[1] * torch.arange(len(values), device=values.device)  # of each clip among the rows of all
+    positions = (positions + first[:, None, None]).flatten(0, 1)
+    weights, rows = weights.flatten(0, 1), values.flatten(0, 1)
+    if values.device.type in GATHER_DEVICES:
+        at_once = max(1, AFFINITY_BUDGET // (positions.shape[1] * rows.shape[1]))
+        chunks = zip(weights.split(at_once), positions.split(at_once), strict=True)
+        readout = torch.cat([(weight.unsqueeze(1) @ rows[position]).squeeze(1) for weight, position in chunks])
+    else:
+        readout = F.embedding_bag(positions, rows, mode="sum", per_sample_weights=weights)
+    return readout.unflatten(0, (len(values), -1))
 
 
 def top_positions(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,33 +114,6 @@ def top_positions(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch
     return top.values, candidates.gather(2, top.indices)
 
 
-class _Rows:
-    """Rows B×N×C that grow: in a buffer allocated ahead, or by concatenation while autograd is recording."""
-
-    def __init__(self, first: torch.Tensor, reserve: int):
-        self.reserve = reserve  # number of rows of the first allocation
-        self.buffer = first.new_empty(first.shape[0], 0, first.shape[2])
-        self.length = 0
-
-    def write(self, rows: torch.Tensor, start: int, length: int) -> None:
-        """Put rows B×n×C at ``start``; from then on the first ``length`` rows of the buffer are valid."""
-        end = start + rows.shape[1]
-        if torch.is_grad_enabled():  # the backward pass of an earlier read still needs the old buffer
-            self.buffer = torch.cat([self.buffer[:, :start], rows, self.buffer[:, end:length]], dim=1)
-        else:
-            if end > self.buffer.shape[1]:
-                capacity = max(self.reserve, end, end * 3 // 2 if start else 0)
-                grown = rows.new_empty(rows.shape[0], capacity, rows.shape[2])
-                grown[:, :start] = self.buffer[:, :start]
-                self.buffer = grown
-            self.buffer[:, start:end] = rows
-        self.length = length
-
-    def view(self) -> torch.Tensor:
-        """The valid rows, B×length×C, without a copy."""
-        return self.buffer[:, : self.length]
-
-
 class SpaceTimeMemory:
     """Keys and values of every memorised position, read by attention with the L2 similarity (STCN section 3.3).
 
@@ -169,52 +121,54 @@ class SpaceTimeMemory:
 
     Args:
         top_k: positions per query that enter the softmax, all N if there are fewer; None: always all.
-        max_frames: keep the first frame and the most recent ``max_frames − 1``; None keeps all.
+        max_frames: keep the first frame and the most recent ``max_frames − 1`` (at least 2 in all); None keeps all.
         reserve: number of frames to allocate for at the first ``add``.
-    Raises ValueError for ``top_k`` below 1 and ``max_frames`` below 2.
     """
 
     def __init__(self, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0):
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k {top_k}: expected at least 1, or None for all positions")
-        if max_frames is not None and max_frames < 2:
-            raise ValueError(f"max_frames {max_frames}: expected at least 2 (the first and the latest), or None")
         self.top_k, self.max_frames = top_k, max_frames
         self.reserve = min(reserve, RESERVE_LIMIT if max_frames is None else max_frames + 1)
-        self._keys: _Rows | None = None
-        self._values: _Rows | None = None
+        self._keys = self._values = torch.empty(0)  # buffers B×(positions, not all in use)×channels
         self._objects = 0
         self._frames = 0  # permanent frames so far; a temporary frame lies behind the ones that are kept
+        self._length = 0  # positions in use
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype).
-
-        Raises ValueError for another number of objects than in the first frame.
-        """
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
         keys = fold_keys(key)
         values = value.flatten(3).permute(0, 3, 1, 2).flatten(2)  # the values of all objects at a position lie together
-        per_frame = keys.shape[1]
-        if self._keys is None or self._values is None:
-            self._keys, self._values = (_Rows(rows, self.reserve * per_frame) for rows in (keys, values))
-            self._objects = value.shape[1]
-        if value.shape[1] != self._objects:
-            raise ValueError(f"value of {value.shape[1]} objects for a memory of {self._objects}")
+        if not self._length:
+            self._keys, self._values, self._objects = keys[:, :0], values[:, :0], value.shape[1]
         # Attention ignores the order of the frames, so a full memory overwrites its oldest frame but the first.
-        kept, slot = self._frames, self._frames
+        kept = slot = self._frames
         if self.max_frames is not None and self._frames >= self.max_frames:
             kept = self.max_frames
             slot = kept if temporary else 1 + (self._frames - 1) % (self.max_frames - 1)
-        length = max(kept, slot + 1) * per_frame
-        self._keys.write(keys, slot * per_frame, length)
-        self._values.write(values, slot * per_frame, length)
+        per_frame = keys.shape[1]
+        self._length = max(kept, slot + 1) * per_frame
+        self._keys = self._written(self._keys, keys, slot * per_frame)
+        self._values = self._written(self._values, values, slot * per_frame)
         if not temporary:
             self._frames += 1
 
+    def _written(self, buffer: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """The buffer with a frame's rows B×n×C at ``start``: in place if there is room, a new one under autograd."""
+        end = start + rows.shape[1]
+        if torch.is_grad_enabled():  # the backward pass of an earlier read still needs the old buffer
+            return torch.cat([buffer[:, :start], rows, buffer[:, end : self._length]], dim=1)
+        if end > buffer.shape[1]:
+            capacity = max(self.reserve * rows.shape[1], end, end * 3 // 2 if start else 0)
+            grown = rows.new_empty(rows.shape[0], capacity, rows.shape[2])
+            grown[:, :start] = buffer[:, :start]
+            buffer = grown
+        buffer[:, start:end] = rows
+        return buffer
+
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w in the values' dtype. Raises RuntimeError while empty."""
-        if self._keys is None or self._values is None:
+        if not self._length:
             raise RuntimeError("the memory is empty: add a frame before reading")
-        keys, values = self._keys.view(), self._values.view()
+        keys, values = self._keys[:, : self._length], self._values[:, : self._length]
         at_once = max(1, AFFINITY_BUDGET // (keys.shape[0] * keys.shape[1]))
         readouts = []
         for queries in query.flatten(2).transpose(1, 2).split(at_once, dim=1):
@@ -226,7 +180,7 @@ class SpaceTimeMemory:
     @property
     def nbytes(self) -> int:
         """Bytes held, including the room allocated in advance."""
-        return sum(rows.buffer.nbytes for rows in (self._keys, self._values) if rows is not None)
+        return self._keys.nbytes + self._values.nbytes
 
 
 class GlobalContextMemory:
@@ -239,12 +193,9 @@ class GlobalContextMemory:
         norm: ``softmax``: φ over the positions of each channel, ψ over the channels of each position; ``mean``:
             φ(K) = K/n and ψ the identity, which makes the read equal to dot-product attention over all past frames.
         update: ``mean`` (the paper), or ``anchored``: the first frame keeps half of the weight.
-    Raises ValueError for other names.
     """
 
     def __init__(self, norm: str = "softmax", update: str = "mean"):
-        if norm not in ("softmax", "mean") or update not in ("mean", "anchored"):
-            raise ValueError(f"norm {norm!r} of ('softmax', 'mean'), update {update!r} of ('mean', 'anchored')")
         self.norm, self.update = norm, update
         self._anchor: torch.Tensor | None = None  # context of the first frame, if anchored
         self._mean: torch.Tensor | None = None  # mean context of all frames, or of all but the first if anchored
@@ -254,16 +205,16 @@ class GlobalContextMemory:
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
         """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
         context = self._summarise(key, value)
-        self._temporary = context if temporary else None
+        self._temporary = None
         if temporary:
-            return
-        if self.update == "anchored" and self._anchor is None:
+            self._temporary = context
+        elif self.update == "anchored" and self._anchor is None:
             self._anchor = context
         else:
             self._mean, self._count = self._mean_with(context), self._count + 1
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
-        """query B×Ck×h×w → readout B×K×Cv×h×w in the query's dtype. Raises RuntimeError while empty."""
+        """query B×Ck×h×w → readout B×K×Cv×h×w in its dtype. Raises RuntimeError while empty."""
         mean = self._mean if self._temporary is None else self._mean_with(self._temporary)
         contexts = [context for context in (self._anchor, mean) if context is not None]
         if not contexts:

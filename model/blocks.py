@@ -1,9 +1,10 @@
 """Building blocks of the decoder and the value encoder.
 
-B frames, K objects, C channels. Per-object tensors are flattened to (B·K)×C×h×w. *Shared* tensors, which are the same
-for all objects of a frame, stay B×C×h×w and are never repeated: convolutions over the channels
-``[per-object, shared]`` are split, so that the shared part is computed once per frame.
+B frames, K objects. Per-object tensors are (B·K)×C×h×w. *Shared* tensors, which are the same for all objects of a
+frame, stay B×C×h×w and are never repeated.
 """
+
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -32,37 +33,28 @@ class SplitConv2d(nn.Conv2d):
 class ResBlock(nn.Module):
     """Pre-activation residual block without norms: ``x' + conv2(relu(conv1(relu(x))))``.
 
-    ``x'`` is x itself, or a 3×3 convolution of (unactivated) x when the number of channels changes.
+    ``x'`` is x itself, or a 3×3 convolution of (unactivated) x when the number of channels changes. With ``shared_dim``
+    the channels are ``[per-object, shared]``, given as two tensors.
     """
 
-    def __init__(self, in_dim: int, out_dim: int):
+    def __init__(self, in_dim: int, out_dim: int, shared_dim: int = 0):
         super().__init__()
-        self.downsample = nn.Conv2d(in_dim, out_dim, 3, padding=1) if in_dim != out_dim else nn.Identity()
-        self.conv1 = nn.Conv2d(in_dim, out_dim, 3, padding=1)
+        if shared_dim:
+            self.downsample: nn.Module = SplitConv2d(in_dim, shared_dim, out_dim)
+            self.conv1: nn.Module = SplitConv2d(in_dim, shared_dim, out_dim)
+        else:
+            self.downsample = nn.Conv2d(in_dim, out_dim, 3, padding=1) if in_dim != out_dim else nn.Identity()
+            self.conv1 = nn.Conv2d(in_dim, out_dim, 3, padding=1)
         self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C'×h×w."""
-        return self.downsample(x) + self.conv2(torch.relu(self.conv1(torch.relu(x))))
-
-
-class SharedResBlock(nn.Module):
-    """`ResBlock` over the channels ``[per-object, shared]``; it always has the convolution on the skip path."""
-
-    def __init__(self, own_dim: int, shared_dim: int, out_dim: int):
-        super().__init__()
-        self.downsample = SplitConv2d(own_dim, shared_dim, out_dim)
-        self.conv1 = SplitConv2d(own_dim, shared_dim, out_dim)
-        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1)
-
-    def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-        """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
-        residual = self.conv2(torch.relu(self.conv1(torch.relu(x), torch.relu(shared))))
-        return self.downsample(x, shared) + residual
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """x (B·K)×C×h×w, and shared B×C₂×h×w if there are such channels → (B·K)×C'×h×w."""
+        activated = [torch.relu(x) for x in inputs]
+        return self.downsample(*inputs) + self.conv2(torch.relu(self.conv1(*activated)))
 
 
 class UpsampleBlock(nn.Module):
-    """Double the resolution: convolved skip features plus the upsampled (bilinear) coarser map, then a `ResBlock`."""
+    """Convolved skip features plus the coarser map at twice its resolution, then a `ResBlock`."""
 
     def __init__(self, skip_dim: int, up_dim: int, out_dim: int):
         super().__init__()
@@ -76,16 +68,15 @@ class UpsampleBlock(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Channel attention of CBAM: ``sigmoid(MLP(avgpool) + MLP(maxpool))`` with one MLP for both."""
+    """Channel attention of CBAM (ECCV 2018): ``sigmoid(MLP(avgpool) + MLP(maxpool))`` with one MLP for both."""
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
-        )
+        hidden = channels // 16
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C×h×w, each channel scaled."""
+        """N×C×h×w → N×C×h×w."""
         gate = torch.sigmoid(self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3))))
         return x * gate[:, :, None, None]
 
@@ -98,22 +89,9 @@ class SpatialGate(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C×h×w, each position scaled."""
+        """N×C×h×w → N×C×h×w."""
         pooled = torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)
         return x * torch.sigmoid(self.conv(pooled))
-
-
-class CBAM(nn.Module):
-    """Convolutional block attention (ECCV 2018): channel gate, then spatial gate."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.channel_gate = ChannelGate(channels)
-        self.spatial_gate = SpatialGate()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C×h×w."""
-        return self.spatial_gate(self.channel_gate(x))
 
 
 class FeatureFusion(nn.Module):
@@ -121,8 +99,9 @@ class FeatureFusion(nn.Module):
 
     def __init__(self, own_dim: int, shared_dim: int, out_dim: int):
         super().__init__()
-        self.block1 = SharedResBlock(own_dim, shared_dim, out_dim)
-        self.attention = CBAM(out_dim)
+        self.block1 = ResBlock(own_dim, out_dim, shared_dim)
+        gates = OrderedDict(channel_gate=ChannelGate(out_dim), spatial_gate=SpatialGate())
+        self.attention = nn.Sequential(gates)
         self.block2 = ResBlock(out_dim, out_dim)
 
     def forward(self, x: torch.Tensor, f16: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Key encoder and value encoder on torchvision's ResNets.
 
-B frames, K objects, H×W image (multiples of 16), ``f4``, ``f8``, ``f16`` features at 1/4, 1/8, 1/16.
+B frames, K objects, H×W image (multiples of 16); ``f4``, ``f8``, ``f16`` are features at 1/4, 1/8, 1/16.
 """
 
 from pathlib import Path
@@ -21,13 +21,10 @@ class Backbone(nn.Module):
     """A torchvision ResNet up to ``layer3``, optionally with extra input channels.
 
     Its batch norms use their running statistics in training, too; only their affine weights are trained.
-    Raises ValueError for a ``name`` other than those of `BACKBONE_DIMS`.
     """
 
     def __init__(self, name: str, extra_channels: int = 0):
         super().__init__()
-        if name not in BACKBONE_DIMS:
-            raise ValueError(f"backbone {name!r}: expected one of {', '.join(BACKBONE_DIMS)}")
         self.name = name
         resnet = getattr(torchvision.models, name)(weights=None)
         self.conv1, self.bn1 = resnet.conv1, resnet.bn1
@@ -40,7 +37,7 @@ class Backbone(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode for all but the batch norms, whose statistics small batches of video would spoil."""
+        """Keep the batch norms in eval mode: small batches of video would spoil their statistics."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -56,21 +53,18 @@ class Backbone(nn.Module):
     def load_imagenet(self, files: list[Path] | None) -> None:
         """Load ImageNet weights: from torchvision (``files=None``), else from the one of the files that fits.
 
-        Extra input channels keep their orthogonal initialisation. Raises `InputError` if no file holds this network, or
-        if torchvision cannot download.
+        Extra input channels start orthogonal. Raises `InputError` if no file fits or torchvision cannot download.
         """
         own = self.state_dict()
-        extra = own["conv1.weight"].shape[1] - 3
+        extra = self.conv1.in_channels - 3
         if files is not None:
             state = read_backbone(self.name, own | {"conv1.weight": own["conv1.weight"][:, :3]}, files)
         else:
             try:
-                state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict(progress=True)
+                state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict()
             except OSError as error:
-                raise InputError(
-                    f"ImageNet weights of {self.name} could not be downloaded ({error}): give local files with "
-                    f"--pretrained PATH, or --pretrained none to start from random weights"
-                ) from error
+                way_out = "give files with --pretrained PATH, or --pretrained none to start from random weights"
+                raise InputError(f"ImageNet weights of {self.name}: download failed ({error}); {way_out}") from error
         if extra:
             state["conv1.weight"] = extend_input_channels(state["conv1.weight"], extra, "orthogonal")
         self.load_state_dict({name: state.get(name, value) for name, value in own.items()})
@@ -79,11 +73,8 @@ class Backbone(nn.Module):
 class ValueEncoder(nn.Module):
     """Frame, object masks and key features → one memory value per object (STCN section 3.2).
 
-    Args:
-        f16_dim: channels of the key encoder's f16.
-        value_dim: channels of the value.
-        single_object: one extra input channel, the object's mask; otherwise two, the second of which is the sum of the
-            other objects' masks.
+    The input has the object's mask as its fourth channel, and unless ``single_object`` the sum of the other objects'
+    masks as its fifth. ``f16_dim`` are the channels of the key encoder's f16.
     """
 
     def __init__(self, f16_dim: int, value_dim: int, single_object: bool):
@@ -96,9 +87,7 @@ class ValueEncoder(nn.Module):
         self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor, others: torch.Tensor
     ) -> torch.Tensor:
         """image B×3×H×W normalised, f16 B×C×h×w, masks and sums of the others' B×K×H×W → value B×K×Cv×h×w."""
-        batch, objects = masks.shape[:2]
-        channels = [masks] if self.single_object else [masks, others]
-        image = image.unsqueeze(1).expand(-1, objects, -1, -1, -1)
-        x = torch.cat([image, *(channel.unsqueeze(2) for channel in channels)], dim=2)
-        _, _, own16 = self.backbone(x.flatten(0, 1))
-        return self.fuser(own16, f16).unflatten(0, (batch, objects))
+        channels = torch.stack([masks] if self.single_object else [masks, others], dim=2)
+        image = image.unsqueeze(1).expand(-1, masks.shape[1], -1, -1, -1)
+        _, _, own16 = self.backbone(torch.cat([image, channels], dim=2).flatten(0, 1))
+        return self.fuser(own16, f16).unflatten(0, masks.shape[:2])

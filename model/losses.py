@@ -1,7 +1,4 @@
-"""Training loss: bootstrapped cross-entropy of the aggregated masks, and GSFM's boundary loss.
-
-B clips, T−1 predicted frames, K objects, H×W image.
-"""
+"""Training loss: bootstrapped cross-entropy of the aggregated masks, and GSFM's boundary loss."""
 
 import torch
 import torch.nn.functional as F
@@ -29,19 +26,18 @@ def compute_losses(
     """Named terms, weighted: their sum is the loss. Mean over the batch, sum over the predicted frames.
 
     Args:
-        prediction: of frames 1 … T−1.
-        masks: B×(T−1)×K×H×W, 0/1, the true masks of those frames.
+        masks: B×(T−1)×K×H×W, 0/1, the true masks of the predicted frames.
         valid: B×K, 0 for objects that a clip does not have: they enter no term.
         fraction: of the hardest pixels, see `hard_fraction`.
-        boundary_weight: weight of the boundary loss.
-        dice_weight: weight of the Dice loss of the masks; 0 leaves it out, as published.
+        dice_weight: of the Dice loss of the masks; 0 leaves it out, as published.
     """
     losses = {"ce": bootstrapped_cross_entropy(prediction.logits, masks, valid, fraction).mean(0).sum()}
     if prediction.boundary is not None:
         boundary = boundary_loss(prediction.boundary, masks, valid)
         losses["boundary"] = boundary_weight * boundary.mean(0).sum()
     if dice_weight:
-        losses["dice"] = dice_weight * mask_dice(prediction.logits, masks, valid).mean(0).sum()
+        dice = _dice(torch.softmax(prediction.logits, dim=2)[:, :, 1:], masks)
+        losses["dice"] = dice_weight * _object_mean(dice, valid).mean(0).sum()
     return losses
 
 
@@ -66,20 +62,19 @@ def boundary_loss(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor
     """Binary cross-entropy plus Dice of B×(T−1)×K×H×W boundary logits → B×(T−1), mean over a clip's objects."""
     target = mask_boundary(masks)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((3, 4))
-    probability = torch.sigmoid(logits)
+    return _object_mean(cross_entropy + _dice(torch.sigmoid(logits), target), valid)
+
+
+def _dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Dice losses B×(T−1)×K, smoothed by one pixel."""
     overlap = (probability * target).sum((3, 4))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + target.sum((3, 4)) + 1)
-    weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
-    return ((cross_entropy + dice) * weights).sum(2)
+    return 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + target.sum((3, 4)) + 1)
 
 
-def mask_dice(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Dice loss of the objects' probabilities: B×(T−1)×(K+1)×H×W logits → B×(T−1), mean over a clip's objects."""
-    probability = torch.softmax(logits, dim=2)[:, :, 1:]
-    overlap = (probability * masks).sum((3, 4))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + masks.sum((3, 4)) + 1)
+def _object_mean(losses: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Losses B×(T−1)×K → B×(T−1)."""
     weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
-    return (dice * weights).sum(2)
+    return (losses * weights).sum(2)
 
 
 def mask_boundary(masks: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """The network family: GSFM, STCN and Global Context are three settings of one class.
 
-B clips, T frames, K objects, H×W image (multiples of 16), h×w = H/16×W/16. ``masks`` never have a background
-channel; ``prob`` and ``logits`` always have it first. `Network.forward` is the training pass; evaluation calls the same
-`encode_key`, `encode_value` and `decode` on one frame after another (``inference_core.py``).
+B clips, T frames, K objects, H×W image (multiples of 16), h×w = H/16×W/16. `Network.forward` is the training pass;
+evaluation calls the same `encode_key`, `encode_value` and `decode` frame by frame (``inference_core.py``).
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ class Memory(Protocol):
     """What the network and the engine need of a memory; the implementations are in ``inference_memory_bank.py``."""
 
     def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w. A temporary entry lasts until the next ``add``."""
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w."""
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w."""
 
 
 class FrameFeatures(NamedTuple):
-    """Key encoder features of N frames; used to read the memory, to decode and to encode the value."""
+    """Key encoder features of N frames."""
 
     key: torch.Tensor  # N×Ck×h×w
     f16_thin: torch.Tensor  # N×Cv×h×w
@@ -47,7 +46,7 @@ class FrameFeatures(NamedTuple):
 class Prediction(NamedTuple):
     """What a training pass predicts for frames 1 … T−1."""
 
-    logits: torch.Tensor  # B×(T−1)×(K+1)×H×W, aggregated, background first
+    logits: torch.Tensor  # B×(T−1)×(K+1)×H×W, background first
     boundary: torch.Tensor | None  # B×(T−1)×K×H×W logits; None without the boundary branch
 
 
@@ -55,11 +54,9 @@ class Prediction(NamedTuple):
 OBJECT_BUDGET = 2**22
 
 
-def objects_per_pass(features: torch.Tensor, stride: int = 1) -> int:
-    """How many objects fit `OBJECT_BUDGET`, for frames or features B×C×h×w at a stride. Training takes all at once."""
-    if torch.is_grad_enabled():
-        return 2**31
-    return max(1, OBJECT_BUDGET // (features.shape[0] * features.shape[-2] * features.shape[-1] * stride**2))
+def _objects_per_pass(pixels: int) -> int:
+    """How many objects fit `OBJECT_BUDGET`. Training takes all at once."""
+    return 2**31 if torch.is_grad_enabled() else max(1, OBJECT_BUDGET // pixels)
 
 
 def _join(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -83,9 +80,7 @@ class Network(nn.Module):
         self.key_proj = nn.Conv2d(f16_dim, config.key_dim, 3, padding=1)
         self.key_comp = nn.Conv2d(f16_dim, config.value_dim, 3, padding=1)
         self.value_encoder = ValueEncoder(f16_dim, config.value_dim, config.single_object)
-        self.decoder = Decoder(
-            config.value_dim, f8_dim, f4_dim, config.decoder_dim, config.hfm, config.spectrum, config.filter
-        )
+        self.decoder = Decoder(config, f8_dim, f4_dim)
         nn.init.orthogonal_(self.key_proj.weight)
         assert self.key_proj.bias is not None
         nn.init.zeros_(self.key_proj.bias)
@@ -105,20 +100,17 @@ class Network(nn.Module):
     def encode_value(self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """image B×3×H×W normalised, f16 B×C₁₆×h×w, masks B×K×H×W in [0, 1] → memory value B×K×Cv×h×w."""
         others = masks.sum(dim=1, keepdim=True) - masks
-        at_once = objects_per_pass(image)
+        at_once = _objects_per_pass(image[:, 0].numel())
         chunks = zip(masks.split(at_once, dim=1), others.split(at_once, dim=1), strict=True)
         return _join([self.value_encoder(image, f16, *chunk) for chunk in chunks])
 
     def decode(
         self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """readout B×K×Cv×h×w → mask logits and boundary logits, each B×K×H×W float32.
-
-        Boundary logits are None unless ``with_boundary`` is set and the network has the boundary branch.
-        """
+        """readout B×K×Cv×h×w → mask logits and, if wanted and predicted, boundary logits, each B×K×H×W float32."""
         chunks = [
             self.decoder(chunk, features.f16_thin, features.f8, features.f4, with_boundary)
-            for chunk in readout.split(objects_per_pass(features.f4, stride=4), dim=1)
+            for chunk in readout.split(_objects_per_pass(features.f4[:, 0].numel() * 16), dim=1)
         ]
         masks, boundaries = zip(*chunks, strict=True)
         return _join(masks), None if boundaries[0] is None else _join(boundaries)
@@ -132,7 +124,7 @@ class Network(nn.Module):
             frames: B×T×3×H×W RGB in [0, 1], H and W multiples of 16.
             first_masks: B×K×H×W, 0/1, the given masks of frame 0.
             valid: B×K, 0 where a clip has no such object: its probabilities and boundary logits are set to zero.
-            memory: an empty memory (`inference_memory_bank.make_memory`).
+            memory: empty.
         """
         batch, length = frames.shape[:2]
         frames = self.normalize(frames)
@@ -140,18 +132,17 @@ class Network(nn.Module):
         key, f16_thin, f16, f8, f4 = (feature.unflatten(0, (batch, length)) for feature in flat)
         valid = valid[:, :, None, None]
 
-        memory.add(key[:, 0], self._checkpointed(self.encode_value, frames[:, 0], f16[:, 0], first_masks))
-        all_logits, all_boundary = [], []
+        masks, all_logits, all_boundary = first_masks, [], []
         for t in range(1, length):
+            value = self._checkpointed(self.encode_value, frames[:, t - 1], f16[:, t - 1], masks)
+            memory.add(key[:, t - 1], value)
             features = FrameFeatures(key[:, t], f16_thin[:, t], f16[:, t], f8[:, t], f4[:, t])
             mask_logits, boundary = self._checkpointed(self.decode, memory.read(key[:, t]), features, True)
             logits = soft_aggregate(torch.sigmoid(mask_logits) * valid)
             all_logits.append(logits)
+            masks = torch.softmax(logits, dim=1)[:, 1:]
             if boundary is not None:
                 all_boundary.append(boundary * valid)
-            if t < length - 1:
-                masks = torch.softmax(logits, dim=1)[:, 1:]
-                memory.add(key[:, t], self._checkpointed(self.encode_value, frames[:, t], f16[:, t], masks))
         return Prediction(torch.stack(all_logits, 1), torch.stack(all_boundary, 1) if all_boundary else None)
 
     def _checkpointed(self, function: Callable, *arguments: Any) -> Any:
@@ -172,10 +163,9 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
-    """Rebuild a network, in eval mode, from an own file or from one of the GSFM or STCN reference programs.
+    """Rebuild a network, in eval mode, from a file; see `read_network_file`.
 
     A stage-0 file becomes a multi-object network whose new mask channel is zero, which leaves its results unchanged.
-    Raises `InputError` for any other file.
     """
     settings, state = read_network_file(path)
     config = NetworkConfig.from_file(settings | {"single_object": False}, path)
@@ -187,6 +177,6 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     return network.to(device).eval()
 
 
-def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path, new_channel: str = "orthogonal") -> None:
-    """Load the state dict that was read from ``path``; see `model.weights.fit_weights`."""
-    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel))
+def load_weights(network: Network, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load the state dict that was read from ``path``, to go on training; see `model.weights.fit_weights`."""
+    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel="orthogonal"))

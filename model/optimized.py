@@ -1,9 +1,4 @@
-"""A network for evaluation only: the same numbers up to rounding, with fewer operations.
-
-    network = optimized_copy(load_network(path, device))
-
-Training and checkpoints use the plain `model.network.Network`; an optimized copy can be neither trained nor saved.
-"""
+"""A network for evaluation only, which can be neither trained nor saved: the same numbers with fewer operations."""
 
 import copy
 
@@ -53,10 +48,8 @@ class PresplitConv2d(nn.Module):
 
     def __init__(self, conv: SplitConv2d):
         super().__init__()
-        own_weight, shared_weight = conv.weight.detach().split(
-            [conv.own_channels, conv.in_channels - conv.own_channels], dim=1
-        )
-        self.own, self.shared = _convolution(own_weight, None), _convolution(shared_weight, conv.bias)
+        self.own = _convolution(conv.weight[:, : conv.own_channels], None)
+        self.shared = _convolution(conv.weight[:, conv.own_channels :], conv.bias)
 
     def forward(self, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
         """x (B·K)×C₁×h×w, shared B×C₂×h×w → (B·K)×C×h×w."""
@@ -65,9 +58,8 @@ class PresplitConv2d(nn.Module):
 
 def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     """A 3×3 convolution with these parameters."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=bias is not None, device="meta")
-    conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    conv.bias = bias
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+    conv.weight, conv.bias = nn.Parameter(weight.detach().contiguous(), requires_grad=False), bias
     return conv
 
 
@@ -92,11 +84,9 @@ def _use_row_winograd(network: Network) -> None:
 class RowWinogradConv2d(nn.Module):
     """A 3×3 convolution by Winograd's F(m, 3) along the rows (Lavin & Gray, CVPR 2016); float32 or bf16, on CPUs.
 
-    Bands of m + 2 input rows become m + 2 combined rows, then a 1×3 convolution of each, then m output rows. The
-    transform runs in one direction only, which leaves nearly all the work to the library's convolutions. In float32 m
-    is 4: half of the multiplications, and two or three times the rounding of the plain convolution. Under autocast m is
-    2: two thirds of the multiplications and 1.8 times the rounding; the factors of m = 4 are too large for the eight
-    bits of bf16.
+    Bands of m + 2 input rows become m + 2 combined rows, then a 1×3 convolution of each, then m output rows. In float32
+    m is 4: half of the multiplications, and two or three times the rounding of the plain convolution. Under autocast m
+    is 2: two thirds of the multiplications and 1.8 times the rounding; bf16 is too coarse for the factors of m = 4.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -107,12 +97,8 @@ class RowWinogradConv2d(nn.Module):
         far, near = g0 / 24 + g2 / 6, g1 / 12
         four = [g0 / 4, -outer - middle, middle - outer, far + near, far - near, g2]
         two = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
-        self.four, self.two = self._kernels(four, torch.float32), self._kernels(two, torch.bfloat16)
-
-    @staticmethod
-    def _kernels(rows: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-        """Each C'×C×3 → C'×C×1×3."""
-        return [row.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in rows]
+        self.four = [row.float().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in four]
+        self.two = [row.bfloat16().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in two]
 
     @torch.compiler.disable  # the compiler cannot write into views (out=), and would find little to fuse
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The spectral modules of GSFM (ECCV 2022): global filters between two Fourier transforms.
 
-B batch, C channels, h×w feature map. The Low-Frequency Module (LFM) sits on the encoder's features at 1/16, the
-High-Frequency Module (HFM) in the decoder's boundary branch at 1/4; they differ only in the filter.
+The Low-Frequency Module (LFM) sits on the encoder's features at 1/16, the High-Frequency Module (HFM) in the decoder's
+boundary branch at 1/4; they differ only in the filter.
 """
 
 import functools
@@ -24,37 +24,27 @@ Band = Literal["low", "high"]
 NEGLIGIBLE = 2.0**-24
 
 
-def spectral_filter(
-    height: int, width: int, band: Band, filter_kind: Filter, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The real filter of a band on the half spectrum, and its mirror image.
+def spectral_filter(height: int, width: int, band: Band, filter_kind: Filter, device: torch.device) -> torch.Tensor:
+    """The real filter of a band on the half spectrum and its mirror image: ``G(k), G(−k)``, 2×h×(w//2+1) float32.
 
-    ``G`` is a Gaussian around the highest frequency in both axes; ``band="high"`` passes ``G``, ``"low"`` passes
-    ``1 − G``. With ``filter_kind="bins"``, σ is 7 bins around bin (h//2, w//2), whatever the size. With ``"relative"``,
-    σ is a fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM) and the distance to the Nyquist corner is
-    measured on the frequency grid, so every size sees the filter of the training crop.
-
-    Returns:
-        ``G(k)`` and ``G(−k)``, each h×(w//2+1) float32; they differ only for ``bins`` with an odd side.
+    They differ only for ``bins`` with an odd side. ``G`` is a Gaussian around the highest frequency in both axes, or
+    with ``band="low"`` 1 minus that. With ``filter_kind="bins"``, σ is 7 bins around bin (h//2, w//2), whatever the
+    size. With ``"relative"``, σ is a fraction of the sampling rate (7/24 for the LFM, 7/96 for the HFM) and the
+    distance to the Nyquist corner is measured on the frequency grid: every size sees the filter of the training crop.
     """
-    row, column = torch.arange(height, device=device), torch.arange(width // 2 + 1, device=device)
-    if filter_kind == "bins":
-        sigma = SIGMA_BINS
-        rows = {sign: ((sign * row) % height - height // 2).float() for sign in (1, -1)}
-        columns = {sign: ((sign * column) % width - width // 2).float() for sign in (1, -1)}
-    else:
-        sigma = SIGMA_BINS / TRAINING_SIDE[band]
-        distance = 0.5 - torch.fft.fftfreq(height, device=device).abs()
-        rows = {1: distance, -1: distance}
-        distance = 0.5 - torch.fft.rfftfreq(width, device=device)
-        columns = {1: distance, -1: distance}
+    sigma = SIGMA_BINS if filter_kind == "bins" else SIGMA_BINS / TRAINING_SIDE[band]
+
+    def distance(size: int, sign: int) -> torch.Tensor:
+        if filter_kind == "bins":
+            return ((sign * torch.arange(size, device=device)) % size - size // 2).float()
+        return 0.5 - torch.fft.fftfreq(size, device=device).abs()
 
     def gaussian(sign: int) -> torch.Tensor:
-        squared = rows[sign][:, None] ** 2 + columns[sign][None] ** 2
-        high = torch.exp(-squared / (2 * sigma**2))
+        rows, columns = distance(height, sign), distance(width, sign)[: width // 2 + 1]
+        high = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * sigma**2))
         return high if band == "high" else 1 - high
 
-    return gaussian(1), gaussian(-1)
+    return torch.stack([gaussian(1), gaussian(-1)])
 
 
 class FilterOnGrid(NamedTuple):
@@ -63,7 +53,7 @@ class FilterOnGrid(NamedTuple):
     rows: slice  # of the h frequencies along the height
     columns: slice  # of the w//2+1 frequencies along the width
     direct: torch.Tensor  # G(k) on the support, float32
-    mirrored: torch.Tensor  # G(−k) on the support; differs from G(k) only for "bins" with an odd side
+    mirrored: torch.Tensor  # G(−k) on the support
 
 
 @functools.lru_cache(maxsize=64)
@@ -71,9 +61,9 @@ def filter_support(height: int, width: int, band: Band, filter_kind: Filter, dev
     """`spectral_filter` for maps of height×width, cropped to its support."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         filters = spectral_filter(height, width, band, filter_kind, device)
-        passed = (filters[0] > NEGLIGIBLE) | (filters[1] > NEGLIGIBLE)
+        passed = (filters > NEGLIGIBLE).any(0)
         rows, columns = _extent(passed.any(1)), _extent(passed.any(0))
-        return FilterOnGrid(rows, columns, *(values[rows, columns].contiguous() for values in filters))
+        return FilterOnGrid(rows, columns, *filters[:, rows, columns].contiguous())
 
 
 def _extent(flags: torch.Tensor) -> slice:
@@ -85,21 +75,16 @@ def _extent(flags: torch.Tensor) -> slice:
 class SpectralFilter(nn.Module):
     """``x + Re F⁻¹( W₂ relu( W₁ [Re Y ; Im Y] ) )`` with ``Y = filter ⊙ F(x)`` (GSFM section 3.2).
 
-    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels; frequency by frequency, they
-    see the whole map at once. Transforms and convolutions run in float32 even under autocast: half precision cannot
-    hold the unnormalised spectrum of a large map.
+    ``W₁`` and ``W₂`` are 1×1 convolutions on the concatenated real and imaginary channels. All is computed in float32:
+    half precision cannot hold the unnormalised spectrum of a large map.
 
     Where the filter is negligible, the convolutions would return the same constant at every frequency, whose inverse
     transform only changes row 0. They therefore run only on the filter's support: a quarter of the spectrum in the HFM
     at 480p, a twentieth at 1080p.
 
-    Args:
-        channels: C of the feature map.
-        band: ``"low"`` (LFM) or ``"high"`` (HFM).
-        spectrum: ``"half"`` applies the convolutions to the half spectrum of the real transform; ``"hermitian"`` equals
-            the full complex transform exactly, which weights trained on a full ``fft2`` need: for real x,
-            ``Re ifft2(M)`` is the inverse of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
-        filter_kind: ``"bins"`` or ``"relative"``, see `spectral_filter`.
+    Spectrum ``half`` applies the convolutions to the half spectrum of the real transform. ``hermitian`` equals the full
+    complex transform exactly, which weights trained on a full ``fft2`` need: for real x, ``Re ifft2(M)`` is the inverse
+    of the Hermitian part of M, ``(M(k) + conj M(−k)) / 2``.
     """
 
     def __init__(self, channels: int, band: Band, spectrum: Spectrum = "half", filter_kind: Filter = "bins"):
@@ -109,18 +94,14 @@ class SpectralFilter(nn.Module):
         self.conv1 = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 1)
 
-    @property
-    def _bias1(self) -> torch.Tensor:
-        assert self.conv1.bias is not None
-        return self.conv1.bias
-
     def mix(self, y: torch.Tensor, grid: FilterOnGrid) -> torch.Tensor:
         """``W₂ relu(W₁ G·y)`` minus its value at y = 0, for the spectrum y on the support, B×C×h'×f' complex.
 
         With ``hermitian`` its Hermitian part, which needs no further convolutions: ``W₁`` of the conjugate is the same
         two products with the other sign, and the real (imaginary) rows of ``W₂`` see half of the sum (difference).
         """
-        bias = self._bias1[:, None, None]
+        assert self.conv1.bias is not None
+        bias = self.conv1.bias[:, None, None]
         weight_real, weight_imag = self.conv1.weight.chunk(2, dim=1)
         real, imag = F.conv2d(y.real, weight_real), F.conv2d(y.imag, weight_imag)
         for_real = for_imag = torch.relu((real + imag) * grid.direct + bias) - torch.relu(bias)
@@ -132,7 +113,8 @@ class SpectralFilter(nn.Module):
 
     def constant(self, width: int) -> torch.Tensor:
         """Row 0 of the inverse transform of ``W₂ relu(W₁ 0)``, which is the same at all frequencies: C×w."""
-        real, imag = self.conv2(torch.relu(self._bias1)[:, None, None]).flatten().chunk(2)
+        assert self.conv1.bias is not None
+        real, imag = self.conv2(torch.relu(self.conv1.bias)[:, None, None]).flatten().chunk(2)
         value = torch.complex(real, torch.zeros_like(imag) if self.spectrum == "hermitian" else imag)
         return torch.fft.irfft(value[:, None].expand(-1, width // 2 + 1), n=width)
 

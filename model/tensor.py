@@ -1,8 +1,4 @@
-"""Tensor helpers that are independent of the network: soft aggregation and padding.
-
-B batch, K objects, H×W image. ``masks`` and ``probs`` of objects have no background channel; ``logits`` from
-`soft_aggregate`, and ``prob`` made from them, have it first.
-"""
+"""Soft aggregation and padding."""
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +9,8 @@ Padding = tuple[int, int, int, int]  # left, right, top, bottom, in pixels
 def soft_aggregate(probs: torch.Tensor) -> torch.Tensor:
     """Merge independent object probabilities into logits over background and objects (STM section 3.3, STCN).
 
-    The probability of the background is ``Π(1 − p_k)``. All probabilities are clamped to ``[1e-7, 1 − 1e-7]`` and
-    mapped to ``log(p / (1 − p))``. A softmax over dimension 1 of the result gives ``prob``.
-
-    Args:
-        probs: B×K×H×W in [0, 1], any K ≥ 0.
-    Returns:
-        logits B×(K+1)×H×W, float32 (half precision cannot hold 1 − 1e-7).
+    B×K×H×W in [0, 1], any K ≥ 0 → B×(K+1)×H×W float32 (half precision cannot hold 1 − 1e-7), background first. The
+    probability of the background is ``Π(1 − p_k)``; a softmax over dimension 1 of the result gives ``prob``.
     """
     probs = probs.float()
     background = torch.prod(1 - probs, dim=1, keepdim=True)
@@ -28,12 +19,9 @@ def soft_aggregate(probs: torch.Tensor) -> torch.Tensor:
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> tuple[torch.Tensor, Padding]:
-    """Zero-pad the last two dimensions to a multiple, symmetrically; an odd pixel goes to the right or bottom.
+    """…×H×W, zero-padded symmetrically to multiples → …×H'×W', and the padding for `unpad`.
 
-    Args:
-        x: …×H×W.
-    Returns:
-        the padded tensor …×H'×W', and the padding for `unpad`.
+    An odd pixel goes to the right or bottom.
     """
     height, width = x.shape[-2:]
     extra_h, extra_w = -height % multiple, -width % multiple
