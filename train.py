@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from datasets.loader import worker_errors
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from training.config import TrainConfig, parse_config
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.machine.benchmark
-    with process_group(device), worker_errors(), start_run(config, device) as run:
+    with process_group(device), start_run(config, device) as run:
         train(config, run)
         barrier()
 

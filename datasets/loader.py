@@ -14,7 +14,6 @@ training resumes exactly from any position.
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -45,31 +44,8 @@ class StreamSampler(Sampler[SampleRequest]):
             yield SampleRequest(int(order[place]), (self.seed, 2, position), position / self.stop)
 
 
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Turn what goes wrong in a data worker into an `InputError` of one line.
-
-    A worker that is killed raises wherever the main process happens to be: wrap whole training loops in this.
-    """
-    try:
-        yield
-    except InputError as error:  # from a worker it comes with a traceback, its own line last
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _worker_died(error) from error
-
-
-def _worker_died(error: Exception) -> InputError:
-    return InputError(
-        f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
-        " /dev/shm; try fewer --num_workers or a smaller --batch_size"
-    )
-
-
 class ClipLoader:
-    """Iterates over batches of clips, inside `worker_errors`."""
+    """Iterates over batches of clips; what goes wrong in a worker becomes an `InputError` of one line."""
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
@@ -78,16 +54,23 @@ class ClipLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[PackedClip]:
-        batches = iter(self.loader)
-        while True:
-            with worker_errors():
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
-                    raise _worker_died(error) from error
-            yield batch
+        try:
+            batches = iter(self.loader)
+            if hasattr(signal, "SIGCHLD"):
+                # PyTorch's handler raises wherever the main process happens to be when a worker dies, even in a
+                # destructor or while another error is handled. Without it the loader sees a dead worker by itself.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            yield from batches
+        except InputError as error:  # from a worker it comes with a traceback, its own line last
+            raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"a data worker died ({reason}), most often for lack of memory or of /dev/shm; try fewer --num_workers"
+                " or a smaller --batch_size"
+            ) from error
 
 
 def build_loader(
