@@ -58,7 +58,7 @@ def train(config: TrainConfig, run: Run) -> None:
         state.iteration, state.position = iteration, state.position + run.clips_per_step
 
         # Validate and log
-        stopping = any_process(run.stop.requested)
+        stopping = any_process(run.stop_requested())
         finished = iteration == recipe.iterations
         saving = finished or stopping or iteration % records.checkpoint_every == 0
         publishing = finished or iteration % records.save_every == 0
@@ -68,10 +68,12 @@ def train(config: TrainConfig, run: Run) -> None:
             values |= {"lr": learning_rate, "hard_fraction": fraction}
             if validating:
                 values |= run.validate()
-            run.logger.scalars(iteration, values)
-        if iteration % records.image_every == 0 or iteration == start + 1:
-            run.logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
-        run.logger.progress(iteration)
+            if run.logger:
+                run.logger.scalars(iteration, values)
+        if run.logger:
+            run.logger.bar.update(iteration)
+            if iteration % records.image_every == 0 or iteration == start + 1:
+                run.logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
 
         # Save
         if saving:
