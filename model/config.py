@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 from util.errors import InputError
 from util.settings import from_plain
 
+Spectrum = Literal["half", "hermitian"]
+Filter = Literal["bins", "relative"]
 MemoryName = Literal["space_time", "global_context"]
 Preset = Literal["gsfm", "stcn", "gsfm-small", "gc"]
 
@@ -24,9 +26,9 @@ class NetworkConfig:
     lfm: bool = True  # Low-Frequency Module on the features at 1/16 (GSFM section 3.3).
     hfm: bool = True  # Boundary branch with the High-Frequency Module in the decoder (GSFM section 3.4).
     # How spectral modules see the spectrum; hermitian is for weights that were trained on a full fft2.
-    spectrum: Literal["half", "hermitian"] = "half"
+    spectrum: Spectrum = "half"
     # Width of the spectral filters: in frequency bins, as in the paper, or relative to the size of the features.
-    filter: Literal["bins", "relative"] = "bins"
+    filter: Filter = "bins"
     memory: MemoryName = "space_time"  # Kind of memory: space_time (STCN) or global_context (ECCV 2020).
     key_dim: int = 64  # Channels of the memory's keys.
     value_dim: int = 512  # Channels of the memory's values.
