@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from datasets.loader import worker_errors
 from inference_memory_bank import make_memory
 from model.losses import compute_losses, hard_fraction
 from training.config import TrainConfig, parse_config
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.machine.benchmark
-    with process_group(device), worker_errors(), start_run(config, device) as run:
+    with process_group(device), start_run(config, device) as run:
         train(config, run)
         barrier()
 
@@ -59,7 +58,7 @@ def train(config: TrainConfig, run: Run) -> None:
         state.iteration, state.position = iteration, state.position + run.clips_per_step
 
         # Validate and log
-        stopping = any_process(run.stop.requested)
+        stopping = any_process(run.stop_requested())
         finished = iteration == recipe.iterations
         saving = finished or stopping or iteration % records.checkpoint_every == 0
         publishing = finished or iteration % records.save_every == 0
@@ -69,10 +68,12 @@ def train(config: TrainConfig, run: Run) -> None:
             values |= {"lr": learning_rate, "hard_fraction": fraction}
             if validating:
                 values |= run.validate()
-            run.logger.scalars(iteration, values)
-        if iteration % records.image_every == 0 or iteration == start + 1:
-            run.logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
-        run.logger.progress(iteration)
+            if run.logger:
+                run.logger.scalars(iteration, values)
+        if run.logger:
+            run.logger.bar.update(iteration)
+            if iteration % records.image_every == 0 or iteration == start + 1:
+                run.logger.image(iteration, "frames | truth | prediction", picture(clip, prediction))
 
         # Save
         if saving:

@@ -9,7 +9,6 @@ training resumes exactly from any position.
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -33,25 +32,6 @@ def sample_requests(
         yield SampleRequest(int(order[place]), (seed, 2, position), position / stop)
 
 
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Turn what goes wrong in a data worker into an `InputError` of one line.
-
-    A worker that is killed raises wherever the main process happens to be: wrap whole training loops in this.
-    """
-    try:
-        yield
-    except InputError as error:  # from a worker it comes with a traceback, its own line last
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            f"a data worker died ({str(error).splitlines()[0].rstrip('.')}), most often for lack of memory or of"
-            " /dev/shm; try fewer --num_workers or a smaller --batch_size"
-        ) from error
-
-
 def clip_batches(
     dataset: Mixture,
     *,
@@ -68,7 +48,8 @@ def clip_batches(
 
     ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` samples: ``stop`` is that times the
     number of steps, and ``start`` that times the steps taken before (the number to save for an exact resume; the frame
-    distance depends on ``position / stop``). Raises `InputError`, see `worker_errors`.
+    distance depends on ``position / stop``). Raises `InputError`, in one line, for what
+    goes wrong in a worker.
     """
     loader = DataLoader(
         dataset,
@@ -79,11 +60,23 @@ def clip_batches(
         drop_last=True,
         worker_init_fn=_init_worker,
     )
-    with worker_errors():
-        try:
-            yield from loader
-        except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
-            raise RuntimeError(f"DataLoader worker: {error!r}") from error
+    try:
+        batches = iter(loader)
+        if hasattr(signal, "SIGCHLD"):
+            # PyTorch's handler raises wherever the main process happens to be when a worker dies, even in a destructor
+            # or while another error is handled. Without it the loader sees a dead worker by itself.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield from batches
+    except InputError as error:  # from a worker it comes with a traceback, its own line last
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"a data worker died ({reason}), most often for lack of memory or of /dev/shm; try fewer --num_workers or a"
+            " smaller --batch_size"
+        ) from error
 
 
 def _init_worker(worker: int) -> None:

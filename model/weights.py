@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.config import preset_settings
+from model.config import PRESETS
 from util.errors import InputError
 from util.files import atomic_path
 
@@ -39,7 +39,7 @@ def reference_settings(spectral: bool) -> dict[str, Any]:
     """Settings of the reference programs' networks: GSFM's, with the spectral modules, or STCN's."""
     sizes = {"backbone": "resnet50", "value_dim": 512, "decoder_dim": 256}
     spectrum = {"spectrum": "hermitian" if spectral else "half", "filter": "bins"}
-    return preset_settings("gsfm" if spectral else "stcn") | sizes | spectrum
+    return PRESETS["gsfm" if spectral else "stcn"] | sizes | spectrum
 
 
 def write_torch_file(path: Path, contents: Any) -> None:
@@ -60,7 +60,7 @@ def read_torch_file(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected a checkpoint (.pth)") from error
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
-        raise InputError(f"{path}: is no checkpoint, or a damaged one; {EXPECTED}") from error
+        raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
 
 
 def read_network_file(path: Path) -> tuple[dict[str, Any], State]:

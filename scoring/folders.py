@@ -90,7 +90,7 @@ def score_folders(
     for video in videos:
         names = [path.stem for path, _ in pairs[video]]
         frame_scores = list(itertools.islice(results, len(names)))
-        video_objects, video_notes = _objects(video, names, frame_scores, all_frames)
+        video_objects, video_notes = object_scores(video, names, frame_scores, all_frames)
         objects += video_objects
         notes += video_notes
     if not objects:
@@ -183,7 +183,7 @@ def read_objects(path: Path) -> np.ndarray:
     return (ids == 255).view(np.uint8) if ids.max(initial=0) == 255 else ids
 
 
-def _objects(
+def object_scores(
     video: str, names: list[str], frames: list[dict[int, FrameScore]], all_frames: bool
 ) -> tuple[list[ObjectScore], list[str]]:
     """The scores of one video per object, and notes on what was ignored."""

@@ -1,11 +1,14 @@
 """The stream of clips: the same for any number of processes and workers, packed on the way, and its failures."""
 
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import datasets.loader
 from datasets.clip import PackedClip, pack_clip
@@ -102,6 +105,23 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
     fails(lambda: batches(Mixture([("killed", Dies(), 1)]), num_workers=1), "worker died", "--num_workers")
     for error in (EOFError(), ConnectionResetError("reset")):  # while a batch was handed over
         fails(lambda error=error: batches(Mixture([("closed", Dies(error), 1)])), "worker died", "--num_workers")
+
+
+def test_worker_that_dies_between_batches(tmp_path, monkeypatch):
+    """Nothing is raised where the main process happens to be, and an error without a text is named too."""
+    dataset = static_dataset(tmp_path, 1)
+    loader = clip_batches(dataset, batch_size=1, stop=100, num_workers=1)
+    next(loader)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    time.sleep(0.5)
+    fails(lambda: list(loader), "worker died", "--num_workers")
+
+    def ended(loader):
+        raise EOFError
+
+    monkeypatch.setattr(DataLoader, "__iter__", ended)
+    fails(lambda: batches(dataset), "worker died (EOFError())")
 
 
 def test_workers_start_without_process_groups(monkeypatch):

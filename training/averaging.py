@@ -11,10 +11,7 @@ class WeightAverage:
     """A second network whose weights follow those of the trained one: average ← d · average + (1 − d) · weights.
 
     ``d`` is ``decay``, or (1 + n) / (10 + n) after n updates where that is smaller: the start is soon forgotten.
-
-    Attributes:
-        network: the averaged network, in training mode, without gradients; on the device of the trained one.
-        updates: how many there were.
+    The averaged ``network`` is in training mode, without gradients, on the device of the trained one.
     """
 
     def __init__(self, network: Network, decay: float):
@@ -23,12 +20,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: Network) -> None:
-        """Take in the weights after an optimiser step; buffers are copied."""
+        """Follow an optimiser step; buffers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for average, current in zip(self.network.parameters(), network.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
-        for copy_of, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            copy_of.copy_(buffer)
+        for copied, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            copied.copy_(buffer)
         self.updates += 1
 
     def state_dict(self) -> dict[str, object]:

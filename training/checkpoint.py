@@ -14,29 +14,21 @@ from util.distributed import gather, rank
 from util.errors import InputError
 from util.repository import commit_hash
 
-# Entries under "train", and their types.
-ENTRIES: dict[str, type] = {"iteration": int, "position": int, "best": float, "optimizer": dict, "scaler": dict}
-ENTRIES |= {"rng": list, "settings": dict}
+# Entries under "train" without which a run cannot be resumed.
+ENTRIES = {"iteration": int, "position": int, "best": float, "optimizer": dict, "rng": list, "settings": dict}
 
 
 @dataclass
 class TrainingState:
-    """Everything that a training changes, and so everything that a checkpoint holds.
-
-    Attributes:
-        average: averaged weights; None without ``--ema``.
-        iteration: optimiser steps taken.
-        position: clips taken from the data stream by all processes.
-        best: best J&F of the validations so far, in [0, 1]; -1 before the first.
-    """
+    """Everything that a training changes, and so everything that a checkpoint holds."""
 
     network: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: WeightAverage | None = None
-    iteration: int = 0
-    position: int = 0
-    best: float = -1.0
+    average: WeightAverage | None = None  # with --ema
+    iteration: int = 0  # optimiser steps taken
+    position: int = 0  # clips taken from the data stream by all processes
+    best: float = -1.0  # best J&F of the validations so far, in [0, 1]; -1 before the first
 
     @property
     def evaluated(self) -> Network:
@@ -44,7 +36,7 @@ class TrainingState:
         return self.average.network if self.average else self.network
 
     def step(self, learning_rate: float) -> None:
-        """One optimiser step with the gradients that the backward passes left; they are cleared."""
+        """One optimiser step with the accumulated gradients, which are cleared."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)
@@ -54,8 +46,14 @@ class TrainingState:
             self.average.update(self.network)
 
     def save(self, path: Path, settings: dict[str, Any]) -> None:
-        """Write the file. Every process has to call this: the generators of all are saved; rank 0 writes."""
-        rng = gather(rng_state())
+        """Write the file. Every process has to call this: the random generators of all are saved, by rank 0.
+
+        Data need no generator: the position in the stream decides each sample (`datasets.loader`).
+        """
+        rng = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            rng["cuda"] = torch.cuda.get_rng_state()
+        rngs = gather(rng)
         if rank() != 0:
             return
         train = {
@@ -65,31 +63,31 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "rng": rng,
+            "rng": rngs,
             "settings": settings,
             "commit": commit_hash(),
         }
         write_network_file(path, dataclasses.asdict(self.network.config), self.network.state_dict(), train=train)
 
     def load(self, contents: dict[str, Any], path: Path) -> None:
-        """Take up what `read_checkpoint` read from ``path``, and this process's generators.
-
-        Raises `InputError` for a checkpoint of another network.
-        """
+        """Take up what `read_checkpoint` read from ``path``. Raises `InputError` for another network's."""
         train = contents["train"]
-        config = dataclasses.asdict(self.network.config)
-        if wrong := [name for name, value in config.items() if contents["config"].get(name, value) != value]:
-            differ = ", ".join(f"{name} {contents['config'][name]}, not {config[name]}" for name in wrong)
-            raise InputError(f"{path}: the run to resume has {differ}")
+        for name, value in dataclasses.asdict(self.network.config).items():
+            if contents["config"].get(name, value) != value:
+                raise InputError(f"{path}: the run to resume has {name} {contents['config'][name]}, not {value}")
         load_weights(self.network, contents["network"], path)
         _check_optimizer(train["optimizer"], self.network, path)
         try:
             self.optimizer.load_state_dict(train["optimizer"])
-            if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 has none
+            if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 leaves it empty
                 self.scaler.load_state_dict(train["scaler"])
             if self.average:
                 self.average.load_state_dict(train.get("average") or {"network": contents["network"], "updates": 0})
-            restore_rng(train["rng"])
+            if rank() < len(train["rng"]):  # a process that is new to the run starts from the seed
+                rng = train["rng"][rank()]
+                torch.set_rng_state(rng["cpu"])
+                if "cuda" in rng and torch.cuda.is_available():
+                    torch.cuda.set_rng_state(rng["cuda"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: is damaged, or of another version ({error!r})") from error
         self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
@@ -114,19 +112,3 @@ def _check_optimizer(state: dict[str, Any], network: Network, path: Path) -> Non
             shape = getattr(moments.get(name), "shape", None)
             if index not in parameters or shape != parameters[index].shape:
                 raise InputError(f"{path}: the optimiser's {name} of parameter {index} does not fit the network")
-
-
-def rng_state() -> dict[str, torch.Tensor]:
-    """This process's generators. Data need none: the position in the stream decides each sample (`datasets.loader`)."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_rng(states: list[dict[str, torch.Tensor]]) -> None:
-    """Take up this rank's generators; a rank that did not exist before starts from the seed."""
-    if rank() < len(states):
-        torch.set_rng_state(states[rank()]["cpu"])
-        if "cuda" in states[rank()] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(states[rank()]["cuda"])

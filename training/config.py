@@ -1,16 +1,14 @@
-"""Settings of a training: what each flag of ``train.py`` means, and where its default comes from.
+"""Settings of a training: each field is a flag of ``train.py``, and its comment the help text.
 
-The defaults come from the stage, the preset of the network, or the checkpoint that is resumed or started from; the
-command line is parsed over them. So a resumed run keeps its settings unless the command line gives others.
+Defaults come from the stage, the preset of the network, or the file that is resumed or started from.
 """
 
 import argparse
-import dataclasses
 import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -18,7 +16,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 from datasets.config import DataConfig
-from model.config import PRESETS, NetworkConfig, Preset, preset_settings
+from model.config import PRESETS, NetworkConfig, Preset
+from model.weights import read_network_file
+from training.checkpoint import read_checkpoint
 from util.errors import InputError
 from util.settings import from_plain, to_plain
 
@@ -27,44 +27,26 @@ from util.settings import from_plain, to_plain
 class Recipe:
     """How the weights are learned; defaults are the stage's."""
 
-    batch_size: Annotated[int, arg(aliases=["-b"])] = 16
-    """Clips per process and backward pass."""
-    global_batch_size: int | None = None
-    """Clips per optimiser step over all processes, instead of -b."""
-    accumulate: int = 1
-    """Backward passes per optimiser step."""
-    iterations: Annotated[int, arg(aliases=["-i"])] = 40_000
-    """Optimiser steps."""
-    lr: float = 4e-5
-    """Learning rate of Adam, before the schedule."""
-    schedule: Literal["steps", "cosine"] = "steps"
-    """steps: the rate drops by gamma at each of --steps; cosine: rate × (1 + cos(π · iteration / iterations)) / 2."""
-    steps: tuple[int, ...] = ()
-    """Iterations at which the rate drops."""
-    gamma: float = 0.1
-    """Factor of a drop."""
-    warm_up: int = 0
-    """Iterations over which the rate rises linearly from 0 to its value."""
-    weight_decay: float = 1e-7
-    """Weight decay."""
-    ema: float = 0.0
-    """Decay of averaged weights, such as 0.999, which <id>_<iteration>.pth and <id>_best.pth then hold; 0: none."""
-    start_warm: int = 3000
-    """Iteration from which on easy pixels leave the cross-entropy."""
-    end_warm: int = 10_000
-    """Iteration from which on only the hardest pixels are left."""
-    hard_fraction: float = 0.15
-    """Fraction of the pixels that is left from end_warm on."""
-    boundary_weight: float = 0.05
-    """Weight of the boundary loss."""
-    dice_weight: float = 0.0
-    """Weight of the Dice loss of the masks."""
-    freeze_backbone: bool = False
-    """Keep the stem and the first stage of the key encoder as they are: cheaper steps."""
+    batch_size: Annotated[int, arg(aliases=["-b"])] = 16  # Clips per process and backward pass.
+    global_batch_size: int | None = None  # Clips per optimiser step over all processes, instead of -b.
+    accumulate: int = 1  # Backward passes per optimiser step.
+    iterations: Annotated[int, arg(aliases=["-i"])] = 40_000  # Optimiser steps.
+    lr: float = 4e-5  # Learning rate of Adam, before the schedule.
+    schedule: Literal["steps", "cosine"] = "steps"  # steps: drops by gamma at each of --steps; cosine: falls to 0.
+    steps: tuple[int, ...] = ()  # Iterations at which the rate drops.
+    gamma: float = 0.1  # Factor of a drop.
+    warm_up: int = 0  # Iterations over which the rate rises linearly from 0 to its value.
+    weight_decay: float = 1e-7  # Weight decay.
+    ema: float = 0.0  # Decay of averaged weights, such as 0.999, which are then evaluated and published; 0: none.
+    start_warm: int = 3000  # Iteration from which on easy pixels leave the cross-entropy.
+    end_warm: int = 10_000  # Iteration from which on only the hardest pixels are left.
+    hard_fraction: float = 0.15  # Fraction of the pixels that is left from end_warm on.
+    boundary_weight: float = 0.05  # Weight of the boundary loss.
+    dice_weight: float = 0.0  # Weight of the Dice loss of the masks.
+    freeze_backbone: bool = False  # Keep the stem and the first stage of the key encoder as they are: cheaper steps.
+    # Mixed precision; auto: fp16 on CUDA, none elsewhere; --no_amp is short for --amp none.
     amp: Literal["auto", "fp16", "bf16", "none"] = "auto"
-    """Mixed precision; auto: fp16 on CUDA and none elsewhere. --no_amp is short for --amp none."""
-    seed: int = 14159265
-    """Seed of weights and data."""
+    seed: int = 14159265  # Seed of weights and data.
 
     def learning_rate(self, iteration: int) -> float:
         """Learning rate of an optimiser step; ``iteration`` counts from 0."""
@@ -79,68 +61,48 @@ class Recipe:
 class Validation:
     """Segmentation of held-out videos with the evaluation engine; off by default."""
 
+    # Held-out videos: DAVIS, or a folder with JPEGImages/VIDEO and masks of all frames in Annotations/VIDEO.
     val_root: Annotated[Path | None, arg(aliases=["--val_davis"])] = None
-    """Held-out videos: DAVIS, or a folder with JPEGImages/VIDEO and masks of all frames in Annotations/VIDEO."""
-    val_videos: str = ""
-    """Only these videos, separated by commas; empty: all of a folder, the official validation split of DAVIS."""
-    val_every: int = 0
-    """Iterations between validations; <id>_best.pth holds the weights with the best J&F so far."""
-    val_size: int = 480
-    """Shorter side at which the videos are segmented, in pixels."""
+    val_videos: str = ""  # Only these videos, separated by commas; empty: all, for DAVIS its validation split.
+    val_every: int = 0  # Iterations between validations; <id>_best.pth holds the weights with the best J&F so far.
+    val_size: int = 480  # Shorter side at which the videos are segmented, in pixels.
 
 
 @dataclass(frozen=True)
 class Records:
     """What is written, and how often; weights and logs go to <saves>/<id>/."""
 
-    log_every: int = 50
-    """Iterations between log entries."""
-    image_every: int = 500
-    """Iterations between pictures in TensorBoard."""
-    checkpoint_every: int = 500
-    """Iterations between updates of <id>_checkpoint.pth."""
-    save_every: int = 10_000
-    """Iterations between <id>_<iteration>.pth."""
+    log_every: int = 50  # Iterations between log entries.
+    image_every: int = 500  # Iterations between pictures in TensorBoard.
+    checkpoint_every: int = 500  # Iterations between updates of <id>_checkpoint.pth.
+    save_every: int = 10_000  # Iterations between <id>_<iteration>.pth.
 
 
 @dataclass(frozen=True)
 class Machine:
     """Where and how this call runs; a resumed run does not take these from its checkpoint."""
 
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """auto: CUDA, else Apple's MPS, else the CPU."""
-    num_workers: int = 8
-    """Data loading workers of each process."""
-    compile: bool = False
-    """torch.compile the network."""
-    checkpoint_activations: bool = False
-    """Less memory, more time: recompute features in the backward pass."""
-    benchmark: bool = False
-    """Let cuDNN search for the fastest convolutions."""
-    debug: bool = False
-    """Log every 5 and draw every 20 iterations."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"  # auto: CUDA, else Apple's MPS, else the CPU.
+    num_workers: int = 8  # Data loading workers of each process.
+    compile: bool = False  # torch.compile the network.
+    checkpoint_activations: bool = False  # Less memory, more time: recompute features in the backward pass.
+    benchmark: bool = False  # Let cuDNN search for the fastest convolutions.
+    debug: bool = False  # Log every 5 and draw every 20 iterations.
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a run. Each field is a flag of ``train.py``; groups are for ``--help`` and for resuming."""
 
-    id: str
-    """Name of the run: results go to <saves>/<id>/."""
-    stage: Literal[0, 1, 2, 3]
-    """0: static images; 1: BL30K; 2: DAVIS + YouTube-VOS, after BL30K; 3: DAVIS + YouTube-VOS, after stage 0."""
-    load_network: Path | None = None
-    """Start from the weights of this file, of this project or of the GSFM and STCN programs."""
-    load_model: Path | None = None
-    """Resume exactly from this <id>_checkpoint.pth."""
-    model: Preset = "gsfm"
-    """Preset of the network; sets the defaults of the network options."""
+    id: str  # Name of the run: results go to <saves>/<id>/.
+    stage: Literal[0, 1, 2, 3]  # 0: static images; 1: BL30K; 2, 3: DAVIS + YouTube-VOS, 2 after BL30K, 3 after 0.
+    load_network: Path | None = None  # Start from these weights, of this project or of the GSFM or STCN programs.
+    load_model: Path | None = None  # Resume exactly from this <id>_checkpoint.pth.
+    model: Preset = "gsfm"  # Preset of the network; sets the defaults of the network options.
+    # Where the encoders of a new network start: imagenet (download), none, or .pth files with the ImageNet weights.
     pretrained: tuple[str, ...] = ("imagenet",)
-    """Where the encoders of a new network start: imagenet (download), none, or .pth files with the ImageNet weights."""
-    saves: Path = Path("saves")
-    """Folder of all runs."""
-    overwrite: bool = False
-    """Replace an existing run of the same id."""
+    saves: Path = Path("saves")  # Folder of all runs.
+    overwrite: bool = False  # Replace an existing run of the same id.
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
@@ -188,28 +150,18 @@ LIMITS = {
     "val_size": (16, 10**5),
 }
 
+DESCRIPTION = """Train GSFM, STCN or Global Context. README, section Training, has more examples.
 
-DESCRIPTION = """Train GSFM, STCN or Global Context.
-
-stage 0, the published recipe, on 8 GPUs:
   torchrun --nproc_per_node=8 train.py --id s0-GSFM --stage 0
-
-main training from its weights:
-  torchrun --nproc_per_node=8 train.py --id s03-GSFM --stage 3 --load_network saves/s0-GSFM/s0-GSFM_40000.pth
-
-resume:
-  torchrun --nproc_per_node=8 train.py --id s0-GSFM --stage 0 --load_model saves/s0-GSFM/s0-GSFM_checkpoint.pth
-
-on a laptop, own images:
   python train.py --id try --stage 0 --model gsfm-small --static_root my_images --crop 192 -b 2 -i 500
 """
 
 
 def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> TrainConfig:
-    """The settings of a run of that many processes, from the command line over the defaults that it chooses.
+    """The settings of a run of that many processes, parsed in two passes: some flags set the defaults of others.
 
-    Reads the settings, not the weights, of ``--load_model`` and ``--load_network``. Raises `InputError` for settings
-    that contradict each other or the checkpoint; exits with a message for unknown flags and values of another type.
+    Raises `InputError` for settings that contradict each other or the checkpoint; exits with a message for unknown
+    flags and values of another type.
     """
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(
@@ -220,8 +172,16 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
         default=_default(first),
         use_underscores=True,
     )
-    _check(config)
+    values = {**vars(config.recipe), **vars(config.validation), **vars(config.records), **vars(config.machine)}
+    for name, (low, high) in LIMITS.items():
+        if values[name] is not None and not low <= values[name] <= high:  # NaN is on neither side
+            raise InputError(f"--{name} {values[name]}: expected a number from {low:g} to {high:g}")
+    config.data.check(config.stage)
     config.clips_per_pass(processes)
+    if bool(config.validation.val_root) != bool(config.validation.val_every):
+        raise InputError("--val_root and --val_every: expected both, the videos and how often they are segmented")
+    if not re.fullmatch(r"[\w+=@-][\w.+=@-]*", config.id):
+        raise InputError(f"--id {config.id!r}: expected a name for a folder: letters, digits and _ . + = @ -")
     return config
 
 
@@ -231,13 +191,10 @@ class _FirstPass(argparse.ArgumentParser):
 
 
 def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags that decide the defaults of others, and the arguments for the second pass. Refuses contradictions.
-
-    ``--local-rank`` of older launchers is dropped: the environment holds the rank.
-    """
+    """The flags that set the defaults of others, and the arguments for the second pass. Refuses contradictions."""
     arguments = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), text) for text in arguments]
     launcher = _FirstPass(add_help=False, allow_abbrev=False)
-    launcher.add_argument("--local_rank")
+    launcher.add_argument("--local_rank")  # given by older launchers; the environment holds the rank
     _, arguments = launcher.parse_known_args(arguments)
     parser = _FirstPass(add_help=False, allow_abbrev=False)
     parser.add_argument("--stage", type=int, choices=sorted(STAGES))
@@ -255,56 +212,31 @@ def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]
 
 
 def _default(first: argparse.Namespace) -> TrainConfig:
-    """The settings that apply where the command line gives no others."""
-    groups: dict[str, Any] = {"recipe": STAGES[first.stage or 0]}
-    network = NetworkConfig.preset("gsfm", single_object=first.stage == 0)
-    if first.load_model:
-        network, groups = _saved(first.load_model, first.stage)
-    elif first.load_network:
-        from model.weights import read_network_file  # needs torch, which takes seconds to import
-
+    """The settings that apply where the command line gives no others. Raises `InputError` for files that do not fit."""
+    groups: dict[str, Any] = {"recipe": STAGES[first.stage or 0], "records": Records()}
+    network = NetworkConfig(single_object=first.stage == 0)
+    if first.load_network:
         settings, _ = read_network_file(first.load_network)
         network = NetworkConfig.from_file({**settings, "single_object": first.stage == 0}, first.load_network)
+    elif path := first.load_model:
+        contents = read_checkpoint(path)
+        network, settings = NetworkConfig.from_file(contents["config"], path), contents["train"]["settings"]
+        if first.stage is not None and settings.get("stage") != first.stage:
+            raise InputError(
+                f"{path}: a checkpoint of stage {settings.get('stage')}, not {first.stage}; "
+                f"to start the next stage from its weights use --load_network"
+            )
+        if missing := sorted(SAVED.keys() - settings.keys()):
+            raise InputError(
+                f"{path}: has no settings of {', '.join(missing)}; a run of an earlier version cannot be resumed "
+                f"exactly, but --load_network starts from its weights"
+            )
+        groups = {name: from_plain(group, settings[name], path) for name, group in SAVED.items()}
     if first.model:
-        network = dataclasses.replace(network, **preset_settings(first.model))
+        network = replace(network, **PRESETS[first.model])
     if first.debug:
-        groups["records"] = dataclasses.replace(groups.get("records", Records()), log_every=5, image_every=20)
+        groups["records"] = replace(groups["records"], log_every=5, image_every=20)
     if first.batch_size is not None:
-        groups["recipe"] = dataclasses.replace(groups["recipe"], global_batch_size=None)
+        groups["recipe"] = replace(groups["recipe"], global_batch_size=None)
     stage = tyro.MISSING if first.stage is None else first.stage
     return TrainConfig(id=tyro.MISSING, stage=stage, network=network, **groups)
-
-
-def _saved(path: Path, stage: int | None) -> tuple[NetworkConfig, dict[str, Any]]:
-    """The settings of the run that left the checkpoint. Raises `InputError` if it is of another stage."""
-    from training.checkpoint import read_checkpoint
-
-    contents = read_checkpoint(path)
-    settings = contents["train"]["settings"]
-    if stage is not None and settings.get("stage") != stage:
-        raise InputError(
-            f"{path}: a checkpoint of stage {settings.get('stage')}, not {stage}; "
-            f"to start the next stage from its weights use --load_network"
-        )
-    if missing := sorted(SAVED.keys() - settings.keys()):
-        raise InputError(
-            f"{path}: has no settings of {', '.join(missing)}; a run of an earlier version cannot be resumed exactly, "
-            f"but --load_network starts from its weights"
-        )
-    groups: dict[str, Any] = {name: from_plain(group, settings[name], path) for name, group in SAVED.items()}
-    return NetworkConfig.from_file(contents["config"], path), groups
-
-
-def _check(config: TrainConfig) -> None:
-    groups = (config.recipe, config.validation, config.records, config.machine)
-    for name, value in [item for group in groups for item in vars(group).items()]:
-        low, high = LIMITS.get(name, (None, None))
-        if low is None or value is None:
-            continue
-        if not low <= value <= high:  # NaN is on neither side
-            raise InputError(f"--{name} {value}: expected a number from {low:g} to {high:g}")
-    config.data.check(config.stage)
-    if bool(config.validation.val_root) != bool(config.validation.val_every):
-        raise InputError("--val_root and --val_every: expected both, the videos and how often they are segmented")
-    if not re.fullmatch(r"[\w.+=@-]+", config.id) or config.id.startswith("."):
-        raise InputError(f"--id {config.id!r}: expected a name for a folder: letters, digits and _ . + = @ -")

@@ -1,14 +1,11 @@
-"""Records of a training run: the numbers of each interval, console, ``<id>_log.jsonl`` and TensorBoard.
-
-All processes count in a `Meter`; only rank 0 writes, the others get a `NullLogger`.
-"""
+"""Records of a training run: the numbers of each interval, console, ``<id>_log.jsonl`` and TensorBoard."""
 
 import json
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from datasets.clip import Clip
 from datasets.images import draw_masks
 from model.network import Prediction
 from util.device import peak_memory
-from util.distributed import sum_over_processes, world_size
+from util.distributed import gather, world_size
 from util.errors import InputError
 from util.files import atomic_path
 from util.repository import commit_hash
@@ -33,14 +30,12 @@ def setup_console(verbose: bool) -> None:
     """Log to stderr, beside the progress bar; with ``verbose`` false (other ranks) errors only."""
     if sys.stderr.isatty():
         progressbar.streams.wrap_stderr()
-    level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
-    )
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
 
 
 class Meter:
-    """Collects an interval's numbers on the device; one reduction and one synchronisation when it is flushed.
+    """The numbers of an interval, collected on the device and reduced over all processes when they are flushed.
 
     Time counts from the first batch after a flush: saving and validation are not in the seconds of an iteration.
     """
@@ -50,7 +45,6 @@ class Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self.names: list[str] = []
         self.rows: list[torch.Tensor] = []
         self.data_seconds = 0.0
         self.began: float | None = None
@@ -64,31 +58,36 @@ class Meter:
         self.data_seconds += time.perf_counter() - start
 
     def add(self, losses: dict[str, torch.Tensor], prediction: Prediction, clip: Clip) -> None:
-        """One backward pass: its losses, and the IoU of its predictions."""
+        """Count one backward pass: its losses, and the IoU of its predictions."""
         self.names = list(losses)
         self.rows.append(torch.stack([*(loss.detach() for loss in losses.values()), *overlap(prediction, clip)]))
 
     def flush(self, iteration: int) -> dict[str, float]:
         """Means since the last flush. Raises `InputError` with the terms of the first loss that was not finite."""
-        rows = sum_over_processes(torch.stack(self.rows)).cpu()
-        losses = rows[:, : len(self.names)] / world_size()
-        bad = (~losses.isfinite().all(1)).nonzero()
-        if len(bad):
-            first = int(bad[0, 0])
-            at = iteration - (len(rows) - 1 - first) // self.accumulate
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, losses[first], strict=True))
-            raise InputError(
-                f"the loss is not finite ({terms}) at iteration {at}; "
-                f"nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
-            )
-        intersection, union = rows[:, -2:].sum(0).tolist()
-        seconds = time.perf_counter() - (self.began or time.perf_counter())
-        terms_mean = dict(zip(self.names, losses.mean(0).tolist(), strict=True))
-        values = {"loss": sum(terms_mean.values()), **terms_mean, "iou": intersection / max(union, 1)}
+        rows = torch.stack(gather(torch.stack(self.rows).cpu())).sum(0)
+        losses, overlaps = rows[:, :-2] / world_size(), rows[:, -2:]
+        for row, terms in enumerate(losses):
+            if not terms.isfinite().all():
+                at = iteration - (len(rows) - 1 - row) // self.accumulate
+                values = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, terms, strict=True))
+                raise InputError(
+                    f"the loss is not finite ({values}) at iteration {at}; "
+                    f"nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
+                )
+        intersection, union = overlaps.sum(0).tolist()
+        means = dict(zip(self.names, losses.mean(0).tolist(), strict=True))
         iterations = len(rows) / self.accumulate
-        values |= {"seconds": seconds / iterations, "data_seconds": self.data_seconds / iterations}
+        seconds = time.perf_counter() - (self.began or 0)
+        result = {
+            "loss": sum(means.values()),
+            **means,
+            "iou": intersection / max(union, 1),
+            "seconds": seconds / iterations,
+            "data_seconds": self.data_seconds / iterations,
+            "peak_gib": peak_memory(self.device),
+        }
         self._clear()
-        return values | {"peak_gib": peak_memory(self.device)}
+        return result
 
 
 @torch.no_grad()
@@ -113,9 +112,9 @@ def picture(clip: Clip, prediction: Prediction) -> np.ndarray:
 
 
 class TrainLogger:
-    """Writes to ``folder``; ``total`` iterations make the progress bar, ``start`` of them were done before.
+    """Writes the records to ``folder``; a context manager that closes them.
 
-    A context manager: closes its files at the end. Raises `InputError` when they cannot be written.
+    The progress bar goes from ``start`` to ``total`` iterations. Raises `InputError` for files that cannot be opened.
     """
 
     def __init__(self, folder: Path, name: str, start: int, total: int):
@@ -124,75 +123,43 @@ class TrainLogger:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
         path = folder / f"{name}_log.jsonl"
         try:
-            _drop_undone(path, start)
+            _drop_repeated(path, start)
             self.file = path.open("a", buffering=1)
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
         except OSError as error:
             raise InputError(f"{folder}: records cannot be written ({error.strerror or error})") from error
         self.total = total
         widgets = [progressbar.Counter(), f"/{total} ", progressbar.Bar(), " ", progressbar.ETA()]
-        self.bar = progressbar.ProgressBar(min_value=start, max_value=total, widgets=widgets, fd=sys.stderr)
-        self.interactive = sys.stderr.isatty()
-        if self.interactive:
-            self.bar.start()
+        show = progressbar.ProgressBar if sys.stderr.isatty() else progressbar.NullBar
+        self.bar = show(min_value=start, max_value=total, widgets=widgets, fd=sys.stderr).start()
 
-    def config(self, values: Mapping[str, Any]) -> None:
+    def config(self, values: dict[str, Any]) -> None:
         """The settings of the run; the commit of its code goes with them."""
-        values = dict(values) | {"commit": commit_hash()}
-        with self._writing():
-            self.file.write(json.dumps({"config": values}) + "\n")
-            self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        values = values | {"commit": commit_hash()}
+        self.file.write(json.dumps({"config": values}) + "\n")
+        self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
 
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """One entry: named numbers at an iteration; TensorBoard shows ``val_*`` in a group of their own."""
-        with self._writing():
-            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-            for name, value in values.items():
-                tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
-                self.tensorboard.add_scalar(tag, value, iteration)
-        log.info(
-            "it %d/%d  %s", iteration, self.total, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        )
+    def scalars(self, iteration: int, values: dict[str, float]) -> None:
+        """One entry; TensorBoard shows ``val_*`` in a group of their own."""
+        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        for name, value in values.items():
+            tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
+            self.tensorboard.add_scalar(tag, value, iteration)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        log.info("it %d/%d  %s", iteration, self.total, text)
 
     def image(self, iteration: int, name: str, picture: np.ndarray) -> None:
-        """A picture H×W×3 uint8."""
-        with self._writing():
-            self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
-
-    def progress(self, iteration: int) -> None:
-        if self.interactive:
-            self.bar.update(iteration)
+        """``picture``: H×W×3 uint8."""
+        self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
 
     def __enter__(self) -> "TrainLogger":
         return self
 
-    def __exit__(self, *_) -> None:
-        if self.interactive:
-            self.bar.finish(dirty=True)
-        with suppress(OSError):
+    def __exit__(self, *_: object) -> None:
+        self.bar.finish(dirty=True)
+        with suppress(OSError):  # of a full disk, which has been reported
             self.tensorboard.close()
-        with suppress(OSError):
             self.file.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(f"{self.file.name}: records cannot be written ({error.strerror or error})") from error
-
-
-class NullLogger:
-    """What the other ranks get: accepts everything, writes nothing."""
-
-    def config(self, values: Mapping[str, Any]) -> None: ...
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None: ...
-    def image(self, iteration: int, name: str, picture: np.ndarray) -> None: ...
-    def progress(self, iteration: int) -> None: ...
-    def __enter__(self) -> "NullLogger":
-        return self
-
-    def __exit__(self, *_) -> None: ...
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -204,7 +171,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _drop_undone(path: Path, start: int) -> None:
+def _drop_repeated(path: Path, start: int) -> None:
     """Remove from an existing log what a resumed run repeats: entries after iteration ``start``."""
     if path.exists():
         kept = [entry for entry in read_log(path) if entry.get("iteration", 0) <= start]

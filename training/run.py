@@ -1,9 +1,8 @@
 """Set-up of a training: data, network, optimiser, resuming, records. The loop itself is in ``train.py``."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.clip import Clip, PackedClip
+from datasets.clip import Clip
 from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
 from model.network import Network, load_weights, save_network
@@ -20,41 +19,60 @@ from training.averaging import WeightAverage
 from training.checkpoint import TrainingState, read_checkpoint
 from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
-from training.logger import Meter, NullLogger, TrainLogger, log
-from training.validation import HeldOutVideo, held_out_videos, validate
+from training.logger import Meter, TrainLogger, log
+from training.validation import held_out_videos, validate
 from util.device import half_precision
 from util.distributed import any_process, rank, world_size
 from util.errors import InputError
 from util.settings import to_plain
 
 
-@dataclass
 class Run:
     """A training that is ready to go on: what the loop in ``train.py`` works with.
 
+    Raises `InputError` for faulty data and for files that do not fit, before anything is written.
+
     Attributes:
-        state: network, optimiser and what else the checkpoint holds.
-        model: the network, wrapped for several processes where there are several.
         precision: autocast type of the forward pass; None: float32.
-        batches: this process's batches, from the first that is left to the last.
+        state: what the checkpoint holds: network, optimiser, counters.
+        model: the network, wrapped for several processes where there are several.
         clips_per_step: of all processes.
+        logger: only in rank 0.
+        stop_requested: whether a signal has asked for a checkpoint and an end.
     """
 
-    config: TrainConfig
-    device: torch.device
-    precision: torch.dtype | None
-    state: TrainingState
-    model: nn.Module
-    batches: Iterator[PackedClip]
-    clips_per_step: int
-    held_out: list[HeldOutVideo]
-    meter: Meter
-    logger: TrainLogger | NullLogger
-    stop: "StopRequest"
+    logger: TrainLogger | None = None
+    stop_requested: Callable[[], bool]
 
-    @property
-    def folder(self) -> Path:
-        return self.config.saves / self.config.id
+    def __init__(self, config: TrainConfig, device: torch.device):
+        recipe = config.recipe
+        torch.manual_seed(recipe.seed)
+        self.config, self.device, self.folder = config, device, config.saves / config.id
+        self.precision = training_precision(recipe.amp, device)
+        # Data first: faulty folders should fail before networks are built.
+        self.held_out = held_out_videos(config.validation)
+        self.dataset = build_dataset(config.stage, config.data)
+        self.replaced = earlier_run(config)
+        self.state = build_state(config, device, self.precision)
+        batch_size = config.clips_per_pass(world_size())
+        self.clips_per_step = batch_size * recipe.accumulate * world_size()
+        self.batches = clip_batches(
+            self.dataset,
+            batch_size=batch_size,
+            start=self.state.position,
+            stop=self.state.position + (recipe.iterations - self.state.iteration) * self.clips_per_step,
+            seed=recipe.seed,
+            rank=rank(),
+            world_size=world_size(),
+            num_workers=config.machine.num_workers,
+            pin_memory=device.type == "cuda",
+        )
+        self.meter = Meter(device, recipe.accumulate)
+        self.model: nn.Module = self.state.network
+        if config.machine.compile:
+            self.model.compile()
+        if world_size() > 1:
+            self.model = DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
 
     def next_clip(self) -> Clip:
         """The next batch, on the device."""
@@ -95,63 +113,23 @@ class Run:
 def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
     """Set up a new or resumed run, and hold its folder until the end.
 
-    Raises `InputError` for faulty data, files that do not fit, and a folder that another run has or that cannot be
-    written; nothing is written before all of that is checked.
+    Raises `InputError` as `Run` does, and for a folder that another run holds or that cannot be written.
     """
-    torch.manual_seed(config.recipe.seed)
-    recipe, machine = config.recipe, config.machine
-    precision = training_precision(config, device)
-    # Data first: faulty folders should fail before networks are built.
-    held_out = held_out_videos(config.validation)
-    dataset = build_dataset(config.stage, config.data)
-    replaced = earlier_run(config)
-    state = build_state(config, device, precision)
-    clips_per_pass = config.clips_per_pass(world_size())
-    clips_per_step = clips_per_pass * recipe.accumulate * world_size()
-    batches = clip_batches(
-        dataset,
-        batch_size=clips_per_pass,
-        start=state.position,
-        stop=state.position + (recipe.iterations - state.iteration) * clips_per_step,
-        seed=recipe.seed,
-        rank=rank(),
-        world_size=world_size(),
-        num_workers=machine.num_workers,
-        pin_memory=device.type == "cuda",
-    )
-    model: nn.Module = state.network
-    if machine.compile:
-        state.network.compile()
-    if world_size() > 1:
-        model = DistributedDataParallel(state.network, [device] if device.type == "cuda" else None)
-
-    folder = config.saves / config.id
-    with run_folder(folder, replaced):
-        parameters = sum(parameter.numel() for parameter in state.network.parameters()) / 1e6
-        log.info("%s: %.1f M parameters on %s, %s", config.network, parameters, device, precision or "float32")
-        logger: TrainLogger | NullLogger = NullLogger()
+    run = Run(config, device)
+    parameters = sum(parameter.numel() for parameter in run.state.network.parameters()) / 1e6
+    log.info("%s: %.1f M parameters on %s, %s", config.network, parameters, device, run.precision or "float32")
+    with ExitStack() as stack:
+        stack.enter_context(run_folder(run.folder, run.replaced))
+        run.stop_requested = stack.enter_context(stop_signals())
         if rank() == 0:
-            logger = TrainLogger(folder, config.id, state.iteration, recipe.iterations)
-        with logger, StopRequest() as stop:
-            logger.config(to_plain(config) | {"data_found": str(dataset), "processes": world_size()})
-            yield Run(
-                config=config,
-                device=device,
-                precision=precision,
-                state=state,
-                model=model,
-                batches=batches,
-                clips_per_step=clips_per_step,
-                held_out=held_out,
-                meter=Meter(device, recipe.accumulate),
-                logger=logger,
-                stop=stop,
-            )
+            run.logger = TrainLogger(run.folder, config.id, run.state.iteration, config.recipe.iterations)
+            stack.enter_context(run.logger)
+            run.logger.config(to_plain(config) | {"data_found": str(run.dataset), "processes": world_size()})
+        yield run
 
 
-def training_precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
     """The autocast type that ``--amp`` asks for; None for float32, also where half precision would only be slower."""
-    amp = config.recipe.amp
     if amp == "none" or (amp == "auto" and device.type != "cuda"):
         return None
     if device.type == "cpu" and amp == "fp16":
@@ -163,19 +141,14 @@ def training_precision(config: TrainConfig, device: torch.device) -> torch.dtype
 
 
 def build_state(config: TrainConfig, device: torch.device, precision: torch.dtype | None) -> TrainingState:
-    """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them.
-
-    Raises `InputError` for files that do not fit.
-    """
+    """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them."""
     recipe, resumed = config.recipe, None
     network = Network(config.network)
     if config.load_model:
         resumed = read_checkpoint(config.load_model)
-        if resumed["train"]["iteration"] >= recipe.iterations:
-            raise InputError(
-                f"{config.load_model}: already at iteration {resumed['train']['iteration']} of "
-                f"--iterations {recipe.iterations}"
-            )
+        iteration = resumed["train"]["iteration"]
+        if iteration >= recipe.iterations:
+            raise InputError(f"{config.load_model}: already at iteration {iteration} of {recipe.iterations} (-i)")
     elif config.load_network:
         load_weights(network, read_network_file(config.load_network)[1], config.load_network)
         log.info("weights from %s", config.load_network)
@@ -200,24 +173,19 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     return state
 
 
-class StopRequest:
-    """SIGTERM and Ctrl-C ask for a checkpoint and an end; a second signal ends at once.
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yields whether SIGTERM or Ctrl-C has come; a second signal raises KeyboardInterrupt."""
+    received: list[int] = []
 
-    A context manager: outside it, signals do what they did before.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        self.requested = True
+        received.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,8 +1,8 @@
 """Validation during training: held-out videos through the evaluation engine, scored in memory."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network
 from model.optimized import optimized_copy
-from scoring.folders import read_objects
+from scoring.folders import ObjectScore, object_scores, read_objects
 from scoring.metrics import score_masks
 from training.config import Validation
 from util.distributed import gather, rank, world_size
@@ -26,18 +26,11 @@ from util.parallel import parallel_map
 TOP_K, MEM_EVERY = 50, 3
 
 
-@dataclass(frozen=True)
-class HeldOutVideo:
-    """A video whose objects are given on the frames where they first appear, and its true masks.
-
-    Attributes:
-        truth: name of each frame that has a mask → its file, in order.
-        first: object id → index in ``truth`` of the frame that the object first appears on.
-    """
+class HeldOutVideo(NamedTuple):
+    """A video whose objects are given on the frames where they first appear, and its true masks."""
 
     video: Video
-    truth: dict[str, Path]
-    first: dict[int, int]
+    truth: dict[str, Path]  # name of each frame that has a mask → its file, in order
 
 
 def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
@@ -69,24 +62,22 @@ def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutV
     truth = {stem: path for stem, path in truth.items() if path.is_file()}
     if len(truth) < 3:
         raise InputError(f"{masks}: {len(truth)} masks; expected one for every frame of the video, at least 3")
-    first: dict[int, int] = {}
-    for index, path in enumerate(truth.values()):
-        for object_id in np.unique(read_objects(path)).tolist():
-            if object_id:
-                first.setdefault(object_id, index)
-    stems = list(truth)
-    if min(first.values(), default=len(stems)) >= len(stems) - 2:
+    introduced: dict[Path, list[int]] = {}  # mask → objects that first appear in it
+    known = {0}
+    for path in truth.values():
+        if new := sorted(set(np.unique(read_objects(path)).tolist()) - known):
+            introduced[path] = new
+            known.update(new)
+    if not introduced.keys() & list(truth.values())[:-2]:
         raise InputError(f"{masks}: no object to score; expected one before the last two masks, ids from 1 on or 255")
-    given = {stems[index]: truth[stems[index]] for index in sorted(set(first.values()))}
 
     def read_given(path: Path) -> np.ndarray:
-        """The objects that first appear on this frame."""
         ids = read_objects(path)
-        new = [object_id for object_id, index in first.items() if stems[index] == path.stem]
-        return np.where(np.isin(ids, new), ids, 0).astype(np.uint8)
+        return np.where(np.isin(ids, introduced[path]), ids, 0).astype(np.uint8)
 
-    video = frames_video(name, frames, given, short_side, read=read_given, needed=set(stems[1:-1]))
-    return HeldOutVideo(video, truth, first)
+    given = {path.stem: path for path in introduced}
+    video = frames_video(name, frames, given, short_side, read=read_given, needed=list(truth)[1:-1])
+    return HeldOutVideo(video, truth)
 
 
 def validate(
@@ -107,31 +98,26 @@ def validate(
         network.train()
         longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
         mine = [_score_video(optimized, held_out, device) for held_out in longest_first[rank() :: world_size()]]
-    scores = np.concatenate([part for parts in gather(mine) for part in parts])
-    j, f = scores.mean(0).tolist()
+    objects = [score for own in gather(mine) for scores in own for score in scores]
+    j, f = (float(np.mean([getattr(score, name).mean() for score in objects])) for name in "jf")
     return {"val_jf": (j + f) / 2, "val_j": j, "val_f": f}
 
 
 @torch.inference_mode()
-def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device) -> np.ndarray:
-    """Means of J and F over the scored frames of each object: objects×2 float64 in [0, 1].
-
-    An object is scored from the frame after its first to the last but one of the video.
-    """
-    video, stems = held_out.video, list(held_out.truth)
+def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device) -> list[ObjectScore]:
+    video, truth = held_out
     memory = partial(make_memory, network.config, TOP_K, reserve=video.num_frames // MEM_EVERY + 2)
     core = InferenceCore(network, memory, MEM_EVERY)
-    scores: dict[int, list[tuple[float, float]]] = {object_id: [] for object_id in held_out.first}
+    first = read_objects(next(iter(truth.values())))
+    scores = [score_masks(first, first)]
     for frame in video:
         image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
         mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
         prob = core.step(image, mask, frame.needed)
-        if prob is None or not frame.needed:
-            continue
-        ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
-        found = score_masks(read_objects(held_out.truth[frame.name]), ids)
-        for object_id, first in held_out.first.items():
-            if first < stems.index(frame.name):
-                score = found.get(object_id)
-                scores[object_id].append((score.j, score.f) if score else (1.0, 1.0))  # in neither mask
-    return np.array([np.mean(values, axis=0) for values in scores.values() if values]).reshape(-1, 2)
+        if frame.needed and prob is not None:
+            ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
+            scores.append(score_masks(read_objects(truth[frame.name]), ids))
+        elif frame.needed:
+            scores.append({})  # no object has appeared yet
+    objects, _ = object_scores(video.name, list(truth), scores, all_frames=False)
+    return objects

@@ -27,12 +27,10 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
-    """Join the process group that the launcher described in the environment: NCCL on CUDA, Gloo elsewhere.
+    """Join the process group that the launcher described in the environment.
 
-    Tensors on the CPU always use Gloo, so that they never wait for the GPU.
-
-    Args:
-        timeout: how long a process may wait for another (None: PyTorch's default).
+    NCCL on CUDA; Gloo for tensors on the CPU, so that they never wait for the GPU. ``timeout``: how long a process may
+    wait for another (None: PyTorch's default).
     """
     if world_size() == 1:
         yield
@@ -52,13 +50,6 @@ def any_process(flag: bool) -> bool:
     tensor = torch.tensor(int(flag))
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
-
-
-def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all processes, in place."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
 
 
 def gather(value: Any) -> list[Any]:

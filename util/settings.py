@@ -1,9 +1,9 @@
 """Settings as frozen dataclasses: to plain values for files, and back with a check of every type."""
 
 import dataclasses
+import json
 import types
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -14,44 +14,28 @@ Settings = TypeVar("Settings")
 
 def to_plain(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON values: paths become strings, tuples lists, nested dataclasses dicts."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
 def from_plain(cls: type[Settings], values: object, where: Path | str) -> Settings:
     """Rebuild a dataclass from what `to_plain` made of it; fields that ``values`` lacks take their defaults.
 
+    Annotations may use bool, int, float, str, `Path`, `Literal`, ``X | None`` and ``tuple[X, ...]``.
     Raises `InputError` that starts with ``where`` for anything but a dict, for unknown fields and wrong types.
     """
-    if not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         raise InputError(f"{where}: expected settings by name, found {type(values).__name__}")
     hints = typing.get_type_hints(cls)
     if unknown := sorted(str(name) for name in values if name not in hints):
         raise InputError(f"{where}: settings unknown to this version: {', '.join(unknown)}")
+    restored = {name: _restored(value, hints[name]) for name, value in values.items()}
+    for name, value in restored.items():
+        if not _matches(value, hints[name]):
+            raise InputError(f"{where}: setting {name}={value!r}: expected {_describe(hints[name])}")
     try:
-        settings = cls(**{name: _restored(value, hints[name]) for name, value in values.items()})
-        check_types(settings)
+        return cls(**restored)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return settings
-
-
-def check_types(settings: Any) -> None:
-    """Raises `InputError` for a field of a dataclass whose value does not have its annotated type.
-
-    Annotations may use bool, int, float (finite or not), str, `Path`, `Literal`, ``X | None`` and ``tuple[X, ...]``.
-    """
-    for name, hint in typing.get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if not dataclasses.is_dataclass(value) and not _matches(value, hint):
-            raise InputError(f"setting {name}={value!r}: expected {_describe(hint)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _restored(value: Any, hint: Any) -> Any:
@@ -61,27 +45,25 @@ def _restored(value: Any, hint: Any) -> Any:
 
 
 def _matches(value: object, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return any(_matches(value, option) for option in get_args(hint))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_matches(item, get_args(hint)[0]) for item in value)
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in options)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_matches(item, options[0]) for item in value)
+    if options:  # X | None
+        return any(_matches(value, option) for option in options)
     if hint is Path:
         return isinstance(value, Path)
-    if hint is float:
-        return type(value) in (int, float)
-    return value is None if hint is type(None) else type(value) is hint
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _describe(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(hint))
-    if origin is tuple:
-        return f"a list of {getattr(get_args(hint)[0], '__name__', get_args(hint)[0])}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, options))}"
+    if get_origin(hint) is tuple:
+        return f"a list, each item {_describe(options[0])}"
+    if options:
+        return " or ".join(map(_describe, options))
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "nothing"}
     return names.get(hint, "a path")

@@ -1,8 +1,11 @@
 """Resuming: the same bits as without a stop, a changed recipe, generators, memory, and files that do not fit."""
 
+import os
+import signal
 import weakref
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 import train
 from model.losses import compute_losses
 from model.weights import read_torch_file, write_torch_file
-from tests.training.conftest import NETWORK, TORCHRUN
+from tests.training.conftest import NETWORK
 from training import checkpoint
 from training.averaging import WeightAverage
 from training.checkpoint import TrainingState, read_checkpoint
@@ -28,50 +31,46 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-# Runs train.py and dies with the second checkpoint: in the middle of writing it, or right after.
-KILLER = """
-import os, signal, sys, torch, train
-inside, save, checkpoints = {inside}, torch.save, 0
-def killed(contents, file, **options):
-    global checkpoints
-    is_file = isinstance(contents, dict)
-    if is_file and "train" in contents:
-        checkpoints += 1
-        if checkpoints == 2 and inside:
-            file.write(b"half of a checkpoint")
-            file.flush()
+def killed_main(arguments: list[str], inside: bool) -> None:
+    """Train, and die with the second checkpoint: in the middle of writing it (``inside``), or right after."""
+    save, checkpoints = torch.save, 0
+
+    def killing_save(contents, file, **options):
+        nonlocal checkpoints
+        is_file = isinstance(contents, dict)
+        if is_file and "train" in contents:
+            checkpoints += 1
+            if checkpoints == 2 and inside:
+                file.write(b"half of a checkpoint")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif is_file and checkpoints == 2:  # the file after the second checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
-    elif is_file and checkpoints == 2:  # the file after the second checkpoint
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(contents, file, **options)
-torch.save = killed
-if __name__ == "__main__":
-    train.main()
-"""
+        save(contents, file, **options)
+
+    with mock.patch.object(torch, "save", killing_save):
+        train.main(arguments)
 
 
 @pytest.mark.parametrize("processes, inside", [(1, True), (2, False)])
-def test_resume_is_exact(run, call, data, tmp_path, processes, inside):
+def test_resume_is_exact(call, data, tmp_path, processes, inside):
     """6 iterations without a stop, and 6 with a SIGKILL at the second checkpoint and a resume, give the same bits."""
-    launcher = {1: [], 2: TORCHRUN}[processes]
     flags = ["--stage", "3", "--checkpoint_every", "2", "--save_every", "2", "--num_workers", str(2 * (processes - 1))]
     flags += ["--schedule", "cosine", "--warm_up", "4", "--ema", "0.9", "-i", "6"]
     flags += ["--val_root", data / "DAVIS", "--val_videos", "bear,bus", "--val_every", "3", "--val_size", "48"]
-    train_all = partial(call, launcher=launcher) if launcher else run
-    train_all("--id", "straight", *flags, *NETWORK)
-    (tmp_path / "killer.py").write_text(KILLER.format(inside=inside))
-    program = [tmp_path / "killer.py"]
-    assert call("--id", "killed", *flags, *NETWORK, launcher=launcher, program=program, check=False).returncode != 0
+    assert not any(call("--id", "straight", *flags, *NETWORK, processes=processes))
+    killed = call("--id", "killed", *flags, *NETWORK, processes=processes, main=partial(killed_main, inside=inside))
+    assert killed[0] == -signal.SIGKILL
     path = tmp_path / "killed/killed_checkpoint.pth"
     assert read_checkpoint(path)["train"]["iteration"] == (2 if inside else 4)
-    train_all("--id", "killed", "--stage", "3", "--load_model", path)
+    assert not any(call("--id", "killed", "--stage", "3", "--load_model", path, processes=processes))
     for name in ("6", "best", "checkpoint"):
         assert_same_weights(tmp_path / f"straight/straight_{name}.pth", tmp_path / f"killed/killed_{name}.pth")
-    straight, killed = (read_checkpoint(tmp_path / f"{run}/{run}_checkpoint.pth") for run in ("straight", "killed"))
-    assert straight["train"]["best"] == killed["train"]["best"] > 0
+    straight, resumed = (read_checkpoint(tmp_path / f"{run}/{run}_checkpoint.pth") for run in ("straight", "killed"))
+    assert straight["train"]["best"] == resumed["train"]["best"] > 0
     logs = [read_log(tmp_path / f"{run}/{run}_log.jsonl")[-1] for run in ("straight", "killed")]
     assert logs[0]["val_jf"] == logs[1]["val_jf"] and logs[0]["iteration"] == 6
-    assert not torch.equal(weights(path)["key_proj.weight"], killed["train"]["average"]["network"]["key_proj.weight"])
+    assert not torch.equal(weights(path)["key_proj.weight"], resumed["train"]["average"]["network"]["key_proj.weight"])
 
 
 def test_resume_takes_a_changed_recipe(run, tmp_path):
