@@ -48,8 +48,7 @@ def clip_batches(
 
     ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` samples: ``stop`` is that times the
     number of steps, and ``start`` that times the steps taken before (the number to save for an exact resume; the frame
-    distance depends on ``position / stop``). Raises `InputError`, in one line, for what
-    goes wrong in a worker.
+    distance depends on ``position / stop``). Raises `InputError`, in one line, for what goes wrong in a worker.
     """
     loader = DataLoader(
         dataset,
