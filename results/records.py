@@ -81,7 +81,8 @@ class VideoResults:
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
-        self._write({name: _sha256(path) for name, path in self._files(names).items()})
+        files = self._files(names).items()  # one that somebody has removed makes the video unfinished
+        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
         paths = [*map(self.png, names), *self.overlay]
