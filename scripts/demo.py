@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")
     parser.add_argument("--mask", nargs="+", help="mask of its first frame, or 30:FILE for frame 30, or several")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="weights (default: saves/gsfm-small.pth)")
+    parser.add_argument("--size", default="480", help="shorter side at inference; 240 is faster (default: 480)")
     parser.add_argument("--output", type=Path, default=ROOT / "output/demo", help="folder (default: output/demo)")
     args = parser.parse_args(argv)
     if bool(args.video) != bool(args.mask):
@@ -62,7 +63,17 @@ def main(argv: list[str] | None = None) -> None:
 
     output = short(args.output)
     clip, masks, plot = output / "clip", output / "masks", output / "scores.png"
-    segment = ("eval_generic.py", "--model", short(args.model), "--output", masks, "--overlay", "--overwrite")
+    segment = (
+        "eval_generic.py",
+        "--model",
+        short(args.model),
+        "--output",
+        masks,
+        "--overlay",
+        "--overwrite",
+        "--size",
+        args.size,
+    )
     if args.video:
         run(*segment, "--video", args.video, "--mask", *args.mask)
         name = args.video.stem

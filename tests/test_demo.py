@@ -22,7 +22,7 @@ def demo(output: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 def test_demo_on_its_own_clip(tmp_path):
-    done = demo(tmp_path)
+    done = demo(tmp_path, "--size", "240")
     assert done.returncode == 0, done.stderr
     scores = re.search(r"^global +([\d.]+)", done.stdout, re.M)
     assert scores and float(scores[1]) >= 60  # J&F
