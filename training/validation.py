@@ -10,7 +10,7 @@ import torch
 from datasets.davis import davis_names
 from datasets.frames import list_frames
 from datasets.video import Video, frames_video
-from evaluation import label_map
+from evaluation import segment
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network
@@ -103,21 +103,14 @@ def validate(
     return {"val_jf": (j + f) / 2, "val_j": j, "val_f": f}
 
 
-@torch.inference_mode()
 def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device) -> list[ObjectScore]:
     video, truth = held_out
     memory = partial(make_memory, network.config, TOP_K, reserve=video.num_frames // MEM_EVERY + 2)
     core = InferenceCore(network, memory, MEM_EVERY)
     first = read_objects(next(iter(truth.values())))
     scores = [score_masks(first, first)]
-    for frame in video:
-        image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
-        mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
-        prob = core.step(image, mask, frame.needed)
-        if frame.needed and prob is not None:
-            ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
-            scores.append(score_masks(read_objects(truth[frame.name]), ids))
-        elif frame.needed:
-            scores.append({})  # no object has appeared yet
+    for frame, ids, _ in segment(core, video, device):
+        if frame.needed:  # without ids where no object has appeared yet
+            scores.append({} if ids is None else score_masks(read_objects(truth[frame.name]), ids))
     objects, _ = object_scores(video.name, list(truth), scores, all_frames=False)
     return objects
