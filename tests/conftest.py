@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 # Libraries read these when they are loaded, so they come before the first import of torch; child processes inherit
-# them. Tiny networks are faster on one thread.
-os.environ["OMP_NUM_THREADS"] = "1"
+# them. Tiny networks are faster on one thread, and threads that spin while they wait slow down other test processes.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 ISA = os.environ.get("VOS_TEST_ISA")
 if ISA == "avx2":
     os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}

@@ -29,7 +29,8 @@ def test_demo_on_its_own_clip(tmp_path):
     truth = sorted((tmp_path / "clip/GroundTruth" / CLIP).glob("*.png"))
     masks = sorted((tmp_path / "masks" / CLIP).glob("*.png"))
     assert [path.name for path in masks] == [path.name for path in truth] == [f"{t:05d}.png" for t in range(28)]
-    assert np.array_equal(read_mask(masks[0]) > 0, read_mask(truth[0]) > 0)
+    first, given = read_mask(masks[0]) > 0, read_mask(truth[0]) > 0
+    assert (first & given).sum() > 0.97 * (first | given).sum()  # at half of the clip's size
     assert {3} == set(np.unique(read_mask(truth[-1]))) - set(np.unique(read_mask(truth[0])))  # enters later
     with av.open(str(tmp_path / f"masks/overlay/{CLIP}.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 28
@@ -64,7 +65,7 @@ def test_demo_on_a_clip_of_the_users(tmp_path, tiny_network):
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_demo_quotes_file_names():
-    command = ["make", "--dry-run", "demo", "VIDEO=my clip.mp4", "MASK=first mask.png"]
+    command = ["make", "--no-print-directory", "--dry-run", "demo", "VIDEO=my clip.mp4", "MASK=first mask.png"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shlex.split(printed.splitlines()[-1])[1:] == [
         "scripts/demo.py",
