@@ -42,7 +42,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
             code = 141
             _discard_output()
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             code, message = 2, f"error: {error.filename or 'output'} cannot be written ({error.strerror})"
             _discard_output()
