@@ -14,6 +14,17 @@ LISTS = Path(__file__).parent / "lists"
 SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
 
 
+def find_davis(root: Path) -> tuple[Path, int] | None:
+    """The folder under ``root``, or ``root`` itself, that holds videos with all their masks, and its year.
+
+    2017 is preferred to 2016; None if there is neither.
+    """
+    for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
+        if (base / "JPEGImages/480p").is_dir():
+            return base, year
+    return None
+
+
 def davis_names(base: Path, year: int, split: str) -> list[str]:
     """Names of a split's videos: from the list in ``base/ImageSets/<year>/`` if there is one, else the official ones.
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from datasets.clip import ClipShape, PackedClip
 from datasets.config import DataConfig, parse_extra
 from datasets.copy_paste import CopyPaste
-from datasets.davis import davis_names
+from datasets.davis import davis_names, find_davis
 from datasets.frames import FRAME_SUFFIXES, read_names
 from datasets.pairs import VideoFolder, static_pairs
 from datasets.sources import StaticClips, VideoClips
@@ -118,15 +118,13 @@ def _videos(stage: int, data: DataConfig, video: Callable[..., VideoClips]) -> t
         else:
             missing.append(f"BL30K in {data.bl_root}")
         return entries, missing
-    root = data.davis_root
-    for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
+    if davis := find_davis(data.davis_root):
+        base, year = davis
         images = base / "JPEGImages/480p"
-        if images.is_dir():
-            folder = VideoFolder(images, base / "Annotations/480p", _present(davis_names(base, year, "train"), images))
-            entries.append(Entry(f"DAVIS {year}", video(folder), repeat=5))
-            break
+        folder = VideoFolder(images, base / "Annotations/480p", _present(davis_names(base, year, "train"), images))
+        entries.append(Entry(f"DAVIS {year}", video(folder), repeat=5))
     else:
-        missing.append(f"DAVIS in {root}")
+        missing.append(f"DAVIS in {data.davis_root}")
     images = data.yv_root / "train_480p/JPEGImages"
     if images.is_dir():
         names = _present(read_names(data.yv_list), images) if data.yv_list else None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.davis import davis_names
+from datasets.davis import davis_names, find_davis
 from datasets.frames import list_frames
 from datasets.video import Video, frames_video
 from evaluation import segment
@@ -42,11 +42,10 @@ def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
         return []
     root, names = settings.val_root, [name.strip() for name in settings.val_videos.split(",") if name.strip()]
     images, masks = root / "JPEGImages", root / "Annotations"
-    for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
-        if (base / "JPEGImages" / "480p").is_dir():
-            images, masks = base / "JPEGImages" / "480p", base / "Annotations" / "480p"
-            names = names or davis_names(base, year, "val")
-            break
+    if davis := find_davis(root):
+        base, year = davis
+        images, masks = base / "JPEGImages/480p", base / "Annotations/480p"
+        names = names or davis_names(base, year, "val")
     if not names and images.is_dir():
         names = sorted(path.name for path in images.iterdir() if path.is_dir() and path.name[0] != ".")
     if not names:
