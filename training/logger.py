@@ -21,6 +21,7 @@ from util.device import peak_memory
 from util.distributed import gather, world_size
 from util.errors import InputError
 from util.files import atomic_path
+from util.progress import progress_bar
 from util.repository import commit_hash
 
 log = logging.getLogger("train")
@@ -129,9 +130,7 @@ class TrainLogger:
         except OSError as error:
             raise InputError(f"{folder}: records cannot be written ({error.strerror or error})") from error
         self.total = total
-        widgets = [progressbar.Counter(), f"/{total} ", progressbar.Bar(), " ", progressbar.ETA()]
-        show = progressbar.ProgressBar if sys.stderr.isatty() else progressbar.NullBar
-        self.bar = show(min_value=start, max_value=total, widgets=widgets, fd=sys.stderr).start()
+        self.bar = progress_bar(total, start=start).start()
 
     def config(self, values: dict[str, Any]) -> None:
         """The settings of the run; the commit of its code goes with them."""
