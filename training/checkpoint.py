@@ -38,7 +38,7 @@ class TrainingState:
     def step(self, learning_rate: float) -> None:
         """One optimiser step with the accumulated gradients, which are cleared."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_factor", 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -76,7 +76,7 @@ class TrainingState:
             if contents["config"].get(name, value) != value:
                 raise InputError(f"{path}: the run to resume has {name} {contents['config'][name]}, not {value}")
         load_weights(self.network, contents["network"], path)
-        _check_optimizer(train["optimizer"], self.network, path)
+        _check_optimizer(train["optimizer"], self.optimizer, path)
         try:
             self.optimizer.load_state_dict(train["optimizer"])
             if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 leaves it empty
@@ -104,9 +104,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _check_optimizer(state: dict[str, Any], network: Network, path: Path) -> None:
+def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Raises `InputError` for moments of other shapes: fused Adam does not check, and would write past them."""
-    parameters = dict(enumerate(network.parameters()))
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     for index, moments in state.get("state", {}).items():
         for name in ("exp_avg", "exp_avg_sq"):
             shape = getattr(moments.get(name), "shape", None)

@@ -44,6 +44,7 @@ class Recipe:
     boundary_weight: float = 0.05  # Weight of the boundary loss.
     dice_weight: float = 0.0  # Weight of the Dice loss of the masks.
     freeze_backbone: bool = False  # Keep the stem and the first stage of the key encoder as they are: cheaper steps.
+    backbone_lr: float = 1.0  # Factor of the learning rate for the key encoder's ResNet; 0 freezes all of it.
     # Mixed precision; auto: fp16 on CUDA, none elsewhere; --no_amp is short for --amp none.
     amp: Literal["auto", "fp16", "bf16", "none"] = "auto"
     seed: int = 14159265  # Seed of weights and data.
@@ -97,6 +98,9 @@ class TrainConfig:
     id: str  # Name of the run: results go to <saves>/<id>/.
     stage: Literal[0, 1, 2, 3]  # 0: static images; 1: BL30K; 2, 3: DAVIS + YouTube-VOS, 2 after BL30K, 3 after 0.
     load_network: Path | None = None  # Start from these weights, of this project or of the GSFM or STCN programs.
+    # With --load_network: how far the key encoder's ResNet first moves back to the ImageNet weights of --pretrained,
+    # from 0 to 1. Little video spoils these features for other videos; their mean keeps the best of both.
+    imagenet_blend: float = 0.0
     load_model: Path | None = None  # Resume exactly from this <id>_checkpoint.pth.
     model: Preset = "gsfm"  # Preset of the network; sets the defaults of the network options.
     # Where the encoders of a new network start: imagenet (download), none, or .pth files with the ImageNet weights.
@@ -142,8 +146,11 @@ LIMITS = {
     **dict.fromkeys(("batch_size", "global_batch_size", "accumulate"), (1, 10**6)),
     **dict.fromkeys(("iterations", "log_every", "image_every", "checkpoint_every", "save_every"), (1, 10**9)),
     **dict.fromkeys(("val_every", "warm_up"), (0, 10**9)),
-    **dict.fromkeys(("lr", "gamma", "weight_decay", "boundary_weight", "dice_weight"), (0, sys.float_info.max)),
+    **dict.fromkeys(
+        ("lr", "gamma", "weight_decay", "boundary_weight", "dice_weight", "backbone_lr"), (0, sys.float_info.max)
+    ),
     "hard_fraction": (0.01, 1),
+    "imagenet_blend": (0, 1),
     "ema": (0, 0.999999),
     "seed": (0, 2**63 - 1),
     "num_workers": (0, 1024),
@@ -172,10 +179,18 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
         default=_default(first),
         use_underscores=True,
     )
-    values = {**vars(config.recipe), **vars(config.validation), **vars(config.records), **vars(config.machine)}
+    values = {
+        **vars(config),
+        **vars(config.recipe),
+        **vars(config.validation),
+        **vars(config.records),
+        **vars(config.machine),
+    }
     for name, (low, high) in LIMITS.items():
         if values[name] is not None and not low <= values[name] <= high:  # NaN is on neither side
             raise InputError(f"--{name} {values[name]}: expected a number from {low:g} to {high:g}")
+    if config.imagenet_blend and not config.load_network:
+        raise InputError("--imagenet_blend: expected together with --load_network")
     config.data.check(config.stage)
     config.clips_per_pass(processes)
     if bool(config.validation.val_root) != bool(config.validation.val_every):

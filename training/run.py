@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,6 +144,7 @@ def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
 def build_state(config: TrainConfig, device: torch.device, precision: torch.dtype | None) -> TrainingState:
     """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them."""
     recipe, resumed = config.recipe, None
+    imagenet = None if config.pretrained == ("imagenet",) else [Path(name) for name in config.pretrained]
     network = Network(config.network)
     if config.load_model:
         resumed = read_checkpoint(config.load_model)
@@ -152,17 +154,25 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     elif config.load_network:
         load_weights(network, read_network_file(config.load_network)[1], config.load_network)
         log.info("weights from %s", config.load_network)
+        if config.imagenet_blend:
+            blend_backbone(network, imagenet, config.imagenet_blend)
     elif config.pretrained != ("none",):
-        files = None if config.pretrained == ("imagenet",) else [Path(name) for name in config.pretrained]
-        network.load_imagenet(files)
+        network.load_imagenet(imagenet)
 
     network.to(device).to(memory_format=torch.channels_last).train()
     network.checkpoint_activations = config.machine.checkpoint_activations
     if recipe.freeze_backbone:
         for module in (network.key_encoder.conv1, network.key_encoder.bn1, network.key_encoder.layer1):
             module.requires_grad_(False)
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if recipe.backbone_lr == 0:
+        network.key_encoder.requires_grad_(False)
+    elif recipe.backbone_lr != 1:
+        backbone = set(network.key_encoder.parameters())
+        groups = [{"params": [p for p in network.parameters() if p not in backbone]}]
+        groups.append({"params": list(network.key_encoder.parameters()), "lr_factor": recipe.backbone_lr})
     fused = device.type in ("cuda", "cpu")
-    optimizer = torch.optim.Adam(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    optimizer = torch.optim.Adam(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     average = WeightAverage(network, recipe.ema) if recipe.ema else None
     state = TrainingState(network, optimizer, scaler, average)
@@ -171,6 +181,15 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
         for group in optimizer.param_groups:  # the command line may have changed it
             group["weight_decay"] = recipe.weight_decay
     return state
+
+
+def blend_backbone(network: Network, imagenet: list[Path] | None, share: float) -> None:
+    """Move the key encoder's ResNet by ``share`` towards ImageNet weights (weight-space ensembles, CVPR 2022)."""
+    trained = {name: value.clone() for name, value in network.key_encoder.state_dict().items()}
+    network.key_encoder.load_imagenet(imagenet)
+    for name, value in network.key_encoder.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(trained[name], 1 - share)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision  # type: ignore[import-untyped]  # it has no stubs
 from PIL import Image
 
 import train
@@ -123,6 +124,34 @@ def test_frozen_layers_stay(run, tmp_path):
     moved = {name for name in first if not torch.equal(first[name], second[name])}
     assert not [name for name in moved if name.startswith(("key_encoder.conv1", "key_encoder.layer1"))]
     assert {"key_encoder.layer2.0.conv1.weight", "value_encoder.backbone.conv1.weight"} < moved
+
+
+def test_backbone_learns_slower_or_not_at_all(run, tmp_path):
+    """Adam's first step moves every weight by the learning rate, whatever its gradient."""
+    for factor in ("1", "0.1", "0"):
+        flags = ["--lr", "1e-3", "--weight_decay", "0", "--backbone_lr", factor, "--save_every", "1", *NETWORK]
+        run("--id", factor, "--stage", "0", "-i", "2", *flags)
+        first, second = (
+            torch.load(tmp_path / f"{factor}/{factor}_{i}.pth", weights_only=True)["network"] for i in (1, 2)
+        )
+        moved = {name: (second[name] - first[name]).float().abs().mean() for name in first}
+        backbone, value = moved["key_encoder.layer2.0.conv1.weight"], moved["value_encoder.backbone.conv1.weight"]
+        assert value > 1e-4 and float(backbone / value) == pytest.approx(float(factor), rel=0.6, abs=1e-9)
+
+
+def test_blend_with_imagenet(run, tmp_path):
+    run("--id", "start", "--stage", "0", "-i", "1", *NETWORK)
+    start = torch.load(tmp_path / "start/start_1.pth", weights_only=True)["network"]
+    resnet = torchvision.models.resnet18().state_dict()
+    torch.save(resnet, tmp_path / "resnet18.pth")
+    flags = ["--load_network", tmp_path / "start/start_1.pth", "--lr", "0", "--imagenet_blend", "0.25"]
+    run("--id", "blend", "--stage", "0", "-i", "1", *flags, "--pretrained", tmp_path / "resnet18.pth")
+    blend = torch.load(tmp_path / "blend/blend_1.pth", weights_only=True)["network"]
+    for name, value in blend.items():
+        expected = start[name]
+        if name.startswith("key_encoder.") and value.is_floating_point():
+            expected = 0.75 * expected + 0.25 * resnet[name.removeprefix("key_encoder.")]
+        torch.testing.assert_close(value, expected)
 
 
 def started(flags: list[str]) -> subprocess.Popen:
