@@ -13,6 +13,7 @@ is the mask of frame 30, counted from 0.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
 Masks of all frames, for scores, are expected in my_videos/GroundTruth.
+Evaluation settings that the weights recommend are used unless flags say otherwise.
 """
 
 import re
@@ -27,7 +28,7 @@ from util.errors import InputError, exit_on_input_error
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = eval_parser(__doc__, top_k=50)
+    parser = eval_parser(__doc__, top_k=50, recommended=True)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_path", type=Path, metavar="FOLDER", help="contains JPEGImages/ and Annotations/")
     source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg reads; needs --mask")

@@ -17,7 +17,7 @@ from datasets.video import Video
 from evaluation import evaluate
 from inference_core import FrameNetwork
 from inference_memory_bank import make_memory
-from model.config import MEMORIES
+from model.config import MEMORIES, InferenceSettings
 from model.network import load_network
 from model.optimized import optimized_copy
 from scoring.folders import format_table, score_folders
@@ -31,9 +31,10 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
 
-def eval_parser(doc: str | None, top_k: int) -> argparse.ArgumentParser:
-    """A parser with the flags that all eval scripts share; ``top_k`` is the benchmark's default for ``--top``.
+def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argparse.ArgumentParser:
+    """A parser with the flags that all eval scripts share.
 
+    ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended``.
     ``doc``: the script's docstring. Its first paragraph becomes the description, the rest the epilog.
     """
     description, _, examples = (doc or "").partition("\n\n")
@@ -46,10 +47,17 @@ def eval_parser(doc: str | None, top_k: int) -> argparse.ArgumentParser:
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; finished videos in it are skipped"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
-    top_help = f"number of memory positions that each pixel reads {default}"
-    add("--top", type=_at_least(1), default=top_k, dest="top_k", metavar="K", help=top_help)
-    add("--mem_every", type=_at_least(1), default=3, metavar="N", help=f"memorise every N-th frame {default}")
-    add("--include_last", action="store_true", help="also read the previous frame as temporary memory")
+    parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False})
+    top_help = f"number of memory positions that each pixel reads (default {top_k})"
+    add("--top", type=_at_least(1), dest="top_k", metavar="K", help=top_help)
+    add("--mem_every", type=_at_least(1), metavar="N", help="memorise every N-th frame (default 3)")
+    last_help = "also read the previous frame as temporary memory (default: no)"
+    add("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
+    recommended_help = (
+        "replace the three defaults above by what the weights recommend, if they do"
+        f" (default: {'yes' if recommended else 'no, as the published results were measured'})"
+    )
+    add("--recommended", action=argparse.BooleanOptionalAction, default=recommended, help=recommended_help)
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
     add("--max_memory_frames", type=_at_least(2), metavar="N", help=bound_help)
@@ -113,19 +121,25 @@ def run(
     keep_freed_memory(device)
     network = optimized_copy(load_network(args.model, device), args.compile)
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
+    given = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
+    recommended = network.recommended.given() if args.recommended else {}
+    inference = args.protocol | recommended | given
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
         half = half_precision(device) if args.amp else None
         precision = gather(half or torch.float32)[0]  # all processes must agree
         if rank() == 0:
             _announce(args, videos, device, precision)
+            if used := {name: value for name, value in recommended.items() if name not in given}:
+                values = ", ".join(f"{name} {value}" for name, value in used.items())
+                print(f"note: the weights recommend {values}; --no-recommended restores the defaults", flush=True)
         return evaluate_and_report(
             network,
             videos,
             args.output,
-            make_memory=partial(make_memory, config, args.top_k, args.max_memory_frames),
+            make_memory=partial(make_memory, config, inference["top_k"], args.max_memory_frames),
             device=device,
-            mem_every=args.mem_every,
-            include_last=args.include_last,
+            mem_every=inference["mem_every"],
+            include_last=inference["include_last"],
             precision=precision,
             binary=binary,
             overlay=args.overlay,
@@ -133,7 +147,7 @@ def run(
             subfolder=subfolder,
             settings={
                 "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
-                "top_k": args.top_k,
+                "top_k": inference["top_k"],
                 "memory": config.memory,
                 "max_memory_frames": args.max_memory_frames,
                 "size": args.size,

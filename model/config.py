@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -52,6 +52,26 @@ class NetworkConfig:
     def from_file(cls, settings: object, path: Path) -> NetworkConfig:
         """The settings stored in ``path``. Raises `InputError` that names the file for anything but valid settings."""
         return from_plain(cls, settings, path)
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Evaluation settings that weights recommend; None where they recommend nothing. May be stored with the weights."""
+
+    top_k: int | None = None  # Number of memory positions that each pixel reads.
+    mem_every: int | None = None  # Memorise every N-th frame.
+    include_last: bool | None = None  # Also read the previous frame as temporary memory.
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for numbers below 1."""
+        for name in ("top_k", "mem_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"recommended {name}={value}: expected at least 1")
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 _STCN = {"lfm": False, "hfm": False, "memory": "space_time", "key_dim": 64}

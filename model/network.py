@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.config import NetworkConfig
+from model.config import InferenceSettings, NetworkConfig
 from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
 from model.spectral import SpectralFilter
@@ -73,6 +73,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
+        self.recommended = InferenceSettings()  # how its weights are best evaluated, if known
         self.checkpoint_activations = False  # in training: recompute activations in the backward pass
         f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
         self.key_encoder = Backbone(config.backbone)
@@ -158,8 +159,9 @@ class Network(nn.Module):
 
 
 def save_network(path: Path, network: Network) -> None:
-    """Write weights and config, atomically; `load_network` rebuilds the network from the file alone."""
-    write_network_file(path, dataclasses.asdict(network.config), network.state_dict())
+    """Write weights, config and recommended settings, atomically; `load_network` needs nothing but this file."""
+    recommended = network.recommended.given()
+    write_network_file(path, dataclasses.asdict(network.config), network.state_dict(), recommended=recommended)
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
@@ -167,13 +169,14 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
 
     A stage-0 file becomes a multi-object network whose new mask channel is zero, which leaves its results unchanged.
     """
-    settings, state = read_network_file(path)
+    settings, state, recommended = read_network_file(path)
     config = NetworkConfig.from_file(settings | {"single_object": False}, path)
     with torch.device("meta"):  # no memory is allocated for a network that the weights do not fit
         shapes = Network(config).state_dict()
     state = fit_weights(shapes, state, path, new_channel="zero")
     network = Network(config)
     network.load_state_dict(state)
+    network.recommended = recommended
     return network.to(device).eval()
 
 

@@ -1,18 +1,20 @@
 """Checkpoint files: own ones carry their config; those of the reference programs are recognised by their names.
 
-Own format: ``{"format": 1, "config": {NetworkConfig fields}, "network": state dict, …}``
+Own format: ``{"format": 1, "config": {NetworkConfig fields}, "network": state dict, …}``, and perhaps
+``"recommended": {InferenceSettings fields}``.
 """
 
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from model.config import PRESETS
+from model.config import PRESETS, InferenceSettings
 from util.errors import InputError
 from util.files import atomic_path
+from util.settings import from_plain
 
 FORMAT = 1
 State = dict[str, torch.Tensor]
@@ -63,21 +65,28 @@ def read_torch_file(path: Path) -> Any:
         raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
 
 
-def read_network_file(path: Path) -> tuple[dict[str, Any], State]:
-    """Settings (`NetworkConfig` fields) and float32 state dict of an own or a reference file, in this project's names.
+class NetworkFile(NamedTuple):
+    """What a weights file holds, in this project's names."""
 
-    Raises `InputError` for a file that is neither.
-    """
+    settings: dict[str, Any]  # `NetworkConfig` fields
+    state: State  # float32
+    recommended: InferenceSettings
+
+
+def read_network_file(path: Path) -> NetworkFile:
+    """Read an own or a reference file. Raises `InputError` for a file that is neither."""
     contents = read_torch_file(path)
+    recommended = InferenceSettings()
     if isinstance(contents, dict) and "config" in contents and "network" in contents:
         if contents.get("format") != FORMAT:
             raise InputError(f"{path}: checkpoint format {contents.get('format')}; this version reads {FORMAT}")
         settings, state = contents["config"], contents["network"]
         if not (isinstance(settings, dict) and _is_state(state)):
             raise InputError(f"{path}: holds no settings, or no weights by name; {EXPECTED}")
+        recommended = from_plain(InferenceSettings, contents.get("recommended", {}), f"{path}: recommended")
     else:
         settings, state = import_reference(contents, path)
-    return settings, _to_float32(state)
+    return NetworkFile(settings, _to_float32(state), recommended)
 
 
 def _is_state(state: Any) -> bool:

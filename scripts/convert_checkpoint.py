@@ -3,16 +3,20 @@
     python scripts/convert_checkpoint.py stcn.pth saves/stcn.pth                 # reference format → own
     python scripts/convert_checkpoint.py saves/s03.pth s03_reference.pth --to reference
     python scripts/convert_checkpoint.py saves/s03.pth saves/s03_fp16.pth --half  # half the size, for sharing
+    python scripts/convert_checkpoint.py saves/s03.pth saves/shared.pth --half --mem_every 5 --include_last
 
-Files in the own format hold their configuration. All programs of this project read both formats.
+Files in the own format hold the configuration of their network and may hold recommended evaluation settings, which
+eval_generic.py and the demo use unless they are given others. All programs of this project read both formats.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from model.config import InferenceSettings
 from model.weights import export_reference, read_network_file, write_network_file, write_torch_file
 from util.errors import InputError, exit_on_input_error
 
@@ -24,17 +28,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--to", choices=["own", "reference"], default="own", help="format to write (default: own)")
     parser.add_argument("--half", action="store_true", help="store fp16 weights (own format only)")
+    advice = parser.add_argument_group("evaluation settings to recommend (own format only; default: keep the source's)")
+    advice.add_argument("--top", type=int, dest="top_k", metavar="K", help="memory positions that each pixel reads")
+    advice.add_argument("--mem_every", type=int, metavar="N", help="memorise every N-th frame")
+    last_help = "also read the previous frame as temporary memory"
+    advice.add_argument("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
     args = parser.parse_args(arguments)
-    if args.half and args.to == "reference":
-        raise InputError("--half: the reference programs read float32 files only")
+    advised = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
+    if args.to == "reference" and (args.half or advised):
+        raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
     if args.target.resolve() == args.source.resolve():
         raise InputError(f"{args.target}: is the source as well; expected another file to write")
-    settings, state = read_network_file(args.source)
+    settings, state, stored = read_network_file(args.source)
+    recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":
-        write_network_file(args.target, settings, state, half=args.half)
+        write_network_file(args.target, settings, state, half=args.half, recommended=recommended)
     else:
         write_torch_file(args.target, export_reference(settings, state))
     print(f"{args.target}: {args.to} format, {args.target.stat().st_size / 2**20:.1f} MiB, {settings}")
+    if recommended and args.to == "own":
+        print(f"recommended for evaluation: {recommended}")
 
 
 if __name__ == "__main__":

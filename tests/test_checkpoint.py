@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision  # type: ignore[import-untyped]  # it has no stubs
 
-from model.config import NetworkConfig
+from model.config import InferenceSettings, NetworkConfig
 from model.network import Network, load_network, load_weights, save_network
 from model.weights import read_network_file, write_torch_file
 from scripts.convert_checkpoint import main as convert
@@ -34,6 +34,25 @@ def test_half_precision_file(tiny_network, tmp_path):
     assert torch.allclose(loaded.key_proj.weight, network.key_proj.weight, rtol=1e-3, atol=1e-6)
 
 
+def test_recommended_settings_are_stored_with_the_weights(tiny_network, tmp_path):
+    own, advised, half = (str(tmp_path / name) for name in ("own.pth", "advised.pth", "half.pth"))
+    save_network(tmp_path / "own.pth", tiny_network())
+    convert([own, advised, "--top", "30", "--include_last"])
+    assert load_network(tmp_path / "own.pth").recommended == InferenceSettings()
+    assert load_network(tmp_path / "advised.pth").recommended == InferenceSettings(top_k=30, include_last=True)
+    convert([advised, half, "--half", "--mem_every", "5", "--no-include_last"])  # keeps what it does not change
+    recommended = InferenceSettings(top_k=30, mem_every=5, include_last=False)
+    network = load_network(tmp_path / "half.pth")
+    assert network.recommended == recommended
+    save_network(tmp_path / "again.pth", network)
+    assert load_network(tmp_path / "again.pth").recommended == recommended
+    contents = torch.load(own, weights_only=True)
+    for wrong in ({"top_k": 0}, {"mem_every": "5"}, {"size": 480}, 3):
+        torch.save(contents | {"recommended": wrong}, tmp_path / "wrong.pth")
+        with pytest.raises(InputError, match="wrong.pth: recommended"):
+            load_network(tmp_path / "wrong.pth")
+
+
 @pytest.mark.parametrize("family", ["gsfm", "stcn"])
 @pytest.mark.parametrize("kind", ["eval", "train_single_object"])
 def test_reference_file_there_and_back(family, kind, tmp_path):
@@ -44,9 +63,10 @@ def test_reference_file_there_and_back(family, kind, tmp_path):
     convert([str(own), str(back), "--to", "reference"])
     exported = torch.load(back, weights_only=True)
     assert {name: list(value.shape) for name, value in exported.items()} == stored_json(family, f"shapes/{kind}")
-    (first_settings, first), (second_settings, second) = read_network_file(own), read_network_file(back)
-    assert first_settings == second_settings == read_network_file(source)[0]
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    first, second = read_network_file(own), read_network_file(back)
+    assert first.settings == second.settings == read_network_file(source).settings
+    assert first.state.keys() == second.state.keys()
+    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
 
 
 def test_stage_0_weights_enter_multi_object_network(tiny_network, tmp_path):
@@ -57,7 +77,7 @@ def test_stage_0_weights_enter_multi_object_network(tiny_network, tmp_path):
     assert evaluated.shape[1] == 5 and torch.equal(evaluated[:, :4], single.state_dict()[name])
     assert not evaluated[:, 4].any()
     training = tiny_network()
-    load_weights(training, read_network_file(tmp_path / "s0.pth")[1], tmp_path / "s0.pth")
+    load_weights(training, read_network_file(tmp_path / "s0.pth").state, tmp_path / "s0.pth")
     extra = training.state_dict()[name][:, 4].flatten(1)
     assert torch.allclose(extra.T @ extra, torch.eye(49), atol=1e-5)  # orthogonal
 
@@ -82,7 +102,7 @@ def test_files_that_are_no_checkpoint(tiny_network, tmp_path):
 def test_weights_of_another_network_are_named(tiny_network, tmp_path):
     path = tmp_path / "stcn.pth"
     save_network(path, tiny_network("stcn", key_dim=8))
-    _, state = read_network_file(path)
+    state = read_network_file(path).state
     with pytest.raises(InputError) as error:
         load_weights(tiny_network(), state, path)
     message = str(error.value)

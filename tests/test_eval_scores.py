@@ -12,6 +12,8 @@ import eval_youtube
 import evaluation
 from datasets.images import write_image, write_mask
 from inference_core import InferenceCore
+from model.config import InferenceSettings
+from model.network import save_network
 from scoring.folders import format_table, score_folders
 from tests.folders import frame, ids_at, make_testdev, make_youtube
 
@@ -48,6 +50,29 @@ def check_defaults(output, video, engines, top_k):
     assert {name: used[name] for name in expected} == expected
     assert (used["max_memory_frames"], used["memory"]) == (None, "space_time")
     assert (engines[-1].make_memory().top_k, engines[-1].mem_every, engines[-1].include_last) == (top_k, 3, False)
+
+
+def test_recommended_settings(tmp_path, evaluate, engines, tiny_network):
+    """Used by eval_generic.py, by a benchmark only on request; flags win."""
+    network = tiny_network()
+    network.recommended = InferenceSettings(top_k=7, mem_every=2, include_last=True)
+    save_network(tmp_path / "w.pth", network)
+    add_video(tmp_path / "2016", "camel", 3, binary=True)
+    own = tmp_path / "own"
+    write_image(own / "JPEGImages/v/00000.jpg", frame(0))
+    write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
+    benchmark = [eval_davis_2016, "--davis_path", tmp_path / "2016", "--videos", "camel"]
+    for script, *flags, expected in (
+        (eval_generic, "--data_path", own, (7, 2, True)),
+        (eval_generic, "--data_path", own, "--top", 9, "--no-include_last", (9, 2, False)),
+        (eval_generic, "--data_path", own, "--no-recommended", (50, 3, False)),
+        (*benchmark, (20, 3, False)),
+        (*benchmark, "--recommended", "--mem_every", 5, (7, 5, True)),
+    ):
+        printed = evaluate(script, "--model", tmp_path / "w.pth", "--overwrite", *flags)
+        engine = engines[-1]
+        assert (engine.make_memory().top_k, engine.mem_every, engine.include_last) == expected
+        assert ("the weights recommend" in printed) == (expected not in ((50, 3, False), (20, 3, False)))
 
 
 def add_video(base, name, frames, masks=None, binary=False):

@@ -93,7 +93,7 @@ def test_first_training_step_equals_reference(key, tmp_path):
     """Losses and gradients of a whole forward and backward pass of the full network."""
     variant, iteration, end_warm, case = STEPS[key]
     torch.save(state_dict("gsfm", variant), tmp_path / "reference.pth")
-    settings, weights = read_network_file(tmp_path / "reference.pth")
+    settings, weights, _ = read_network_file(tmp_path / "reference.pth")
     network = Network(NetworkConfig(**settings))
     network.load_state_dict(weights)
     frames, masks, valid = batch_of_clips(*case)

@@ -97,7 +97,7 @@ def test_training_pass(key, tmp_path):
     single = key == "train_so_b_selnone"
     path = tmp_path / "reference.pth"
     torch.save(state_dict("gsfm", "train_single_object" if single else "train_multi_object"), path)
-    settings, weights = read_network_file(path)
+    settings, weights, _ = read_network_file(path)
     network = Network(NetworkConfig(**settings))
     network.load_state_dict(weights)
     frames, masks = synth_clip(128, 160, 2, 3, 32)

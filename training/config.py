@@ -231,7 +231,7 @@ def _default(first: argparse.Namespace) -> TrainConfig:
     groups: dict[str, Any] = {"recipe": STAGES[first.stage or 0], "records": Records()}
     network = NetworkConfig(single_object=first.stage == 0)
     if first.load_network:
-        settings, _ = read_network_file(first.load_network)
+        settings = read_network_file(first.load_network).settings
         network = NetworkConfig.from_file({**settings, "single_object": first.stage == 0}, first.load_network)
     elif path := first.load_model:
         contents = read_checkpoint(path)

@@ -152,7 +152,7 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
         if iteration >= recipe.iterations:
             raise InputError(f"{config.load_model}: already at iteration {iteration} of {recipe.iterations} (-i)")
     elif config.load_network:
-        load_weights(network, read_network_file(config.load_network)[1], config.load_network)
+        load_weights(network, read_network_file(config.load_network).state, config.load_network)
         log.info("weights from %s", config.load_network)
         if config.imagenet_blend:
             blend_backbone(network, imagenet, config.imagenet_blend)
