@@ -20,7 +20,7 @@ import re
 import sys
 from pathlib import Path
 
-from datasets.folder import folder_videos, video_with_masks
+from datasets.listing import folder_videos, video_with_masks
 from eval_program import check_is_file, eval_parser, run
 from util.errors import InputError, exit_on_input_error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from datasets.davis import SPLITS, davis_videos
+from datasets.listing import SPLITS, davis_videos
 from datasets.video import Video
 from evaluation import evaluate
 from inference_core import FrameNetwork

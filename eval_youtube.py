@@ -12,7 +12,7 @@ Masks of all frames, for scores, are expected in valid/GroundTruth.
 
 from pathlib import Path
 
-from datasets.youtube import youtube_videos
+from datasets.listing import youtube_videos
 from eval_program import eval_parser, run
 from util.errors import exit_on_input_error
 

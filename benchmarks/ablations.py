@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis import SPLITS, davis_names
+from datasets.listing import SPLITS, davis_names
 from scoring.folders import score_folders
 from training.config import TrainConfig, parse_config
 from util.errors import InputError, exit_on_input_error

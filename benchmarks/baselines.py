@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis import SPLITS, davis_videos
+from datasets.listing import SPLITS, davis_videos
 from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig

@@ -8,14 +8,6 @@ import numpy as np
 import torch
 
 
-class ClipShape(NamedTuple):
-    """What every clip of a run has in common."""
-
-    num_frames: int = 3  # T
-    size: int = 384  # S, side of the crop in pixels
-    max_objects: int = 2  # K, object slots
-
-
 class Clip(NamedTuple):
     """T frames of S×S pixels with K object slots; batches have B in front of every tensor."""
 

@@ -55,26 +55,24 @@ class DataConfig:
         """Raise `InputError` for a value that makes no sense in ``stage``. Looks at no files."""
         for text in self.extra:
             parse_extra(text)
-        for name, value in (("paste", self.paste), ("reveal", self.reveal)):
-            if not 0 <= value <= 1:
-                raise InputError(f"--{name} {value}: expected a probability, 0 to 1")
-        if self.paste and stage == 0:
-            raise InputError(f"--paste {self.paste}: expected in the video stages only, not in stage 0")
-        if self.synthetic < 0:
-            raise InputError(f"--synthetic {self.synthetic}: expected a number of clips, 0 for none")
-        if not 0 <= self.deform <= MAX_DEFORM:
-            raise InputError(f"--deform {self.deform}: expected a factor, 0 to {MAX_DEFORM}")
-        if not 2 <= self.num_frames <= MAX_FRAMES:
-            raise InputError(f"--num_frames {self.num_frames}: expected 2 (one given, one learned) to {MAX_FRAMES}")
-        if self.crop < 16 or self.crop % 16:
-            raise InputError(f"--crop {self.crop}: expected a multiple of 16")
+        for flag, valid, expected in (
+            ("paste", 0 <= self.paste <= 1, "a probability, 0 to 1"),
+            ("paste", stage or not self.paste, "in the video stages only, not in stage 0"),
+            ("reveal", 0 <= self.reveal <= 1, "a probability, 0 to 1"),
+            ("synthetic", self.synthetic >= 0, "a number of clips, 0 for none"),
+            ("deform", 0 <= self.deform <= MAX_DEFORM, f"a factor, 0 to {MAX_DEFORM}"),
+            ("num_frames", 2 <= self.num_frames <= MAX_FRAMES, f"2 (one given, one learned) to {MAX_FRAMES}"),
+            ("crop", self.crop >= 16 and self.crop % 16 == 0, "a multiple of 16"),
+        ):
+            if not valid:
+                raise InputError(f"--{flag} {getattr(self, flag)}: expected {expected}")
 
 
 def parse_extra(text: str) -> ExtraData:
     """Parse ``IMAGES:MASKS[:REPEAT[:DIVISOR]]``. Folders may begin with a drive letter. Raises `InputError`."""
-    folder, number = r"((?:[A-Za-z]:(?=[\\/]))??[^:]+)", "([0-9]{1,9})"
+    folder, number = r"((?:[A-Za-z]:(?=[\\/]))??[^:]+)", "(0*[1-9][0-9]{0,8})"
     match = re.fullmatch(f"{folder}:{folder}(?::{number}(?::{number})?)?", text)
-    repeat, divisor = (int(value or 1) for value in match.groups()[2:]) if match else (0, 0)
-    if match is None or repeat < 1 or divisor < 1:
+    if match is None:
         raise InputError(f"--extra {text}: expected IMAGES:MASKS[:REPEAT[:DIVISOR]], two folders and numbers from 1 on")
-    return ExtraData(Path(match[1]), Path(match[2]), repeat, divisor)
+    images, masks, repeat, divisor = match.groups()
+    return ExtraData(Path(images), Path(masks), int(repeat or 1), int(divisor or 1))

@@ -23,9 +23,8 @@ def frame_files(folder: Path) -> list[str]:
 
     Raises `InputError` if two files differ in their suffix only.
     """
-    files = next(os.walk(folder), ("", [], []))[2]  # strings: ten million `Path` objects for BL30K would take minutes
-    suffixes = {}
-    for file in files:
+    suffixes: dict[str, str] = {}
+    for file in next(os.walk(folder), ("", [], []))[2]:  # as strings: BL30K's ten million `Path`s would take minutes
         stem, dot, suffix = file.rpartition(".")
         if (dot + suffix).lower() in FRAME_SUFFIXES and not file.startswith("."):
             if stem in suffixes:
@@ -56,7 +55,7 @@ def check_name(name: object, source: Path) -> str:
     """
     if not isinstance(name, str):
         raise InputError(f"{source}: holds {str(name)[:60]!r} where the name of a video or frame is expected")
-    unsafe = not name.strip() or name.startswith(".") or any(c in "/\\\ufffd" or c < " " for c in name)
+    unsafe = not name.strip() or re.match(r"\.|.*[/\\\ufffd\0-\x1f]", name, re.DOTALL)
     if unsafe or Path(name).name != name:  # the latter also refuses drive letters on Windows
         raise InputError(f"{source}: holds the name {name[:60]!r}; expected the name of a video or frame, not a path")
     return name

@@ -27,13 +27,13 @@ PALETTE = np.packbits(_BITS.reshape(256, 3, 3), axis=1)[:, 0]
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image without decoding it. Pillow's errors, also in the ``with`` block, become `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an image")
     try:
         with Image.open(path) as image:
             yield image
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected an image") from error
     except Exception as error:  # Pillow raises many types for damaged files
         reason = str(error).replace(f"'{path}'", "file").partition("\n")[0] or type(error).__name__
         raise InputError(
@@ -71,15 +71,13 @@ def image_size(path: Path) -> tuple[int, int]:
         return _size(image)
 
 
-def check_mask_size(image: Path, mask: Path) -> None:
-    """Raise `InputError` if the mask is missing or of another size than the image; reads the headers only."""
-    if not mask.is_file():
-        raise InputError(f"{image}: has no mask; expected {mask}")
-    (height, width), (mask_height, mask_width) = image_size(image), image_size(mask)
-    if (height, width) != (mask_height, mask_width):
+def check_mask_size(mask: Path, size: tuple[int, ...], frame: str, frame_size: tuple[int, int]) -> None:
+    """Raise `InputError` if the (H, W) of a mask file and of the frame or image that it belongs to differ."""
+    if size != frame_size:
+        (height, width), (frame_height, frame_width) = size, frame_size
         raise InputError(
-            f"{mask}: is {mask_width}×{mask_height} pixels, its image {image.name} {width}×{height};"
-            " expected a mask of the image's size"
+            f"{mask}: the mask is {width}×{height} pixels, but its frame {frame} is {frame_width}×{frame_height};"
+            " expected equal sizes"
         )
 
 
@@ -94,12 +92,11 @@ def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None)
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{path}: has more than 8 bits per channel; expected an 8-bit image")
         height, width = _size(image)
-        if size is not None and size != (height, width):
+        if size and size != (height, width):
             raise InputError(
-                f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, like its mask and the other frames"
+                f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, like its mask and video"
             )
-        orientation = _orientation(image)
-        decoded = 1
+        orientation, decoded = _orientation(image), 1
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             # The reduced size is rounded up at the right and the bottom, which turning may move to another side.
             if orientation == 1 or image.width % shrink == image.height % shrink == 0:
@@ -107,15 +104,15 @@ def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None)
             pixels = _decode_jpeg(path, decoded)
         else:
             pixels = np.array(image.convert("RGB"))
-    pixels, shrink = _upright(pixels, orientation), shrink // decoded
-    if shrink == 1:
+    pixels = _upright(pixels, orientation)
+    if decoded == shrink:
         return pixels
     pixels = cv2.copyMakeBorder(pixels, 0, -height % shrink, 0, -width % shrink, cv2.BORDER_REPLICATE)
     return cv2.resize(pixels, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
 
 
 def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:
-    """As stored, at the reduced size. OpenCV does this in half of Pillow's time, to the same pixels."""
+    # In half of Pillow's time, to the same pixels.
     data = path.read_bytes()
     # OpenCV 4 decodes truncated files to grey: the end marker must be there (embedded thumbnails have one, too).
     whole = data.rfind(b"\xff\xd9") > len(data) // 2
@@ -129,36 +126,27 @@ def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """H×W uint8 object ids as stored (palette index or grey level); a 0/255 mask keeps its 255.
 
-    Raises `InputError` for what cannot be a mask of object ids: colour images, more than 8 bits, anti-aliased
-    edges (255 beside other ids, or several ids most of which are only outlines).
+    Raises `InputError` for what cannot be object ids: colours, more than 8 bits, anti-aliased edges (255 beside other
+    ids, or several ids most of which are only outlines).
     """
     with _open(path) as image:
         if image.mode not in ("P", "L", "1"):
             raise InputError(
-                f"{path}: is a {image.mode} image; expected a mask, that is an 8-bit palette or grey PNG"
-                f" whose values are object ids; {ADVICE}"
+                f"{path}: is a {image.mode} image; expected a mask, an 8-bit palette or grey PNG; {ADVICE}"
             )
         ids = _upright(np.array(image).astype(np.uint8), _orientation(image))
     found = np.flatnonzero(_areas(ids)[1:]) + 1
-    reason = None
-    if len(found) > 1 and 255 in found:
-        reason = "255 among them, which is a void label or comes from soft (anti-aliased) edges"
-    elif len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
-        reason = "which looks like soft (anti-aliased) edges"
-    if reason:
+    if len(found) > 1 and 255 in found or len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
         shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
         raise InputError(
-            f"{path}: {len(found)} different ids found ({shown}), {reason};"
+            f"{path}: {len(found)} different ids found ({shown}), as with soft (anti-aliased) edges or a void label;"
             f" expected one value per object, from 1 to 254, or 0/255 for a single object; {ADVICE}"
         )
     return ids
 
 
 def _areas(ids: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """256 pixel counts of H×W uint8 ``ids``, optionally only ``where`` that (H×W uint8) is not 0.
-
-    Ten times faster than `numpy.bincount`.
-    """
+    # 256 pixel counts of H×W uint8 ids, optionally only where an H×W uint8 is not 0: 10 times as fast as bincount.
     return cv2.calcHist([ids], [0], where, [256], [0, 256]).ravel()
 
 
@@ -206,20 +194,17 @@ def write_mask(path: Path, ids: np.ndarray, binary: bool = False) -> None:
     image = Image.fromarray((ids > 0) * np.uint8(255) if binary else ids.astype(np.uint8))
     if not binary:
         image.putpalette(PALETTE.tobytes())
-    _write(path, image, "PNG")
+    _write(path, image)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write H×W×3 uint8 RGB as JPEG (.jpg, .jpeg: quality 95) or PNG. Atomic.
-
-    Raises `InputError` if the file cannot be written.
-    """
-    _write(path, Image.fromarray(image), "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
+    """Like `write_mask`, for H×W×3 uint8 RGB as JPEG (.jpg, .jpeg: quality 95) or PNG."""
+    _write(path, Image.fromarray(image))
 
 
-def _write(path: Path, image: Image.Image, file_format: str) -> None:
+def _write(path: Path, image: Image.Image) -> None:
     encoded = io.BytesIO()
-    image.save(encoded, file_format, quality=95)  # PNG has no quality
+    image.save(encoded, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=95)
     write_bytes(path, encoded.getvalue())
 
 

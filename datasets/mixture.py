@@ -1,26 +1,24 @@
 """The training data of each stage: which data sets, and how often each enters an epoch."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from datasets.clip import ClipShape, PackedClip
+from datasets.augmentation import CopyPaste
+from datasets.clip import PackedClip
 from datasets.config import DataConfig, parse_extra
-from datasets.copy_paste import CopyPaste
-from datasets.davis import davis_names, find_davis
 from datasets.frames import FRAME_SUFFIXES, read_names
+from datasets.listing import davis_names, find_davis
 from datasets.pairs import VideoFolder, static_pairs
-from datasets.sources import StaticClips, VideoClips
+from datasets.sources import MAX_OBJECTS, StaticClips, VideoClips
 from datasets.synthetic import SyntheticClips
 from util.errors import InputError
 
 STATIC_SETS = {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ecssd": 1, "BIG_small": 5, "HRSOD_small": 5}  # repeats
-MAX_OBJECTS = 2  # in the video stages
 
 
 class ClipSource(Protocol):
@@ -80,13 +78,21 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
     """
     if stage not in range(4):
         raise InputError(f"stage {stage}: unknown; expected 0, 1, 2 or 3")
-    shape = ClipShape(data.num_frames, data.crop, 1 if stage == 0 else MAX_OBJECTS)
-    still = partial(StaticClips, shape=shape, deform=data.deform, reveal=data.reveal)
-    video = partial(VideoClips, shape=shape, copy_paste=_copy_paste(data), reveal=data.reveal)
-    entries, missing = _static(data.static_root, still) if stage == 0 else _videos(stage, data, video)
-    entries += [_extra(text, stage == 0, still, video) for text in data.extra]
+    max_objects = MAX_OBJECTS if stage else 1
+    copy_paste = _copy_paste(data)
+    entries, missing = _videos(stage, data, copy_paste) if stage else _stills(data)
+    for text in data.extra:
+        images, masks, repeat, divisor = parse_extra(text)
+        files = images.iterdir() if images.is_dir() else ()
+        clips: ClipSource
+        if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in files):
+            clips = StaticClips(static_pairs(images, masks), data, max_objects)
+        else:
+            clips = VideoClips(VideoFolder(images, masks), data, copy_paste, divisor=divisor)
+        entries.append(Entry(str(images), clips, repeat))
     if data.synthetic:
-        entries.append(Entry("generated", SyntheticClips(data.synthetic, **shape._asdict())))
+        generated = SyntheticClips(data.synthetic, num_frames=data.num_frames, size=data.crop, max_objects=max_objects)
+        entries.append(Entry("generated", generated))
     absent = " and no ".join(missing)
     if not entries:
         raise InputError(f"no training data for stage {stage}: there is no {absent} (see data/README.md)")
@@ -98,38 +104,38 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
     return mixture
 
 
-def _static(root: Path, still: Callable[..., StaticClips]) -> tuple[list[Entry], list[str]]:
+def _stills(data: DataConfig) -> tuple[list[Entry], list[str]]:
     """The sets that are there, and a description of those that are missing."""
     repeats = {name.lower(): repeat for name, repeat in STATIC_SETS.items()}
-    folders = _static_folders(root)
+    folders = _static_folders(data.static_root)
     present = {folder.name.lower() for folder in folders}
     missing = ", ".join(name for name in STATIC_SETS if name.lower() not in present)
-    entries = [Entry(f.name, still(static_pairs(f)), repeats.get(f.name.lower(), 1)) for f in folders]
-    return entries, [f"{missing} in {root}"] if missing else []
+    entries = [Entry(f.name, StaticClips(static_pairs(f), data), repeats.get(f.name.lower(), 1)) for f in folders]
+    return entries, [f"{missing} in {data.static_root}"] if missing else []
 
 
-def _videos(stage: int, data: DataConfig, video: Callable[..., VideoClips]) -> tuple[list[Entry], list[str]]:
-    """Like `_static`, for the stages 1 to 3."""
-    entries, missing = [], []
+def _videos(stage: int, data: DataConfig, copy_paste: CopyPaste | None) -> tuple[list[Entry], list[str]]:
+    """Like `_stills`, for the stages 1 to 3."""
     if stage == 1:
-        if data.bl_root.is_dir():
-            folder = VideoFolder(data.bl_root / "JPEGImages", data.bl_root / "Annotations")
-            entries.append(Entry("BL30K", video(folder, min_area=0.25, last_drop=0.8, large_objects=True)))
-        else:
-            missing.append(f"BL30K in {data.bl_root}")
-        return entries, missing
+        if not data.bl_root.is_dir():
+            return [], [f"BL30K in {data.bl_root}"]
+        folder = VideoFolder(data.bl_root / "JPEGImages", data.bl_root / "Annotations")
+        clips = VideoClips(folder, data, copy_paste, min_area=0.25, last_drop=0.8, large_objects=True)
+        return [Entry("BL30K", clips)], []
+    entries, missing = [], []
     if davis := find_davis(data.davis_root):
         base, year = davis
-        images = base / "JPEGImages/480p"
-        folder = VideoFolder(images, base / "Annotations/480p", _present(davis_names(base, year, "train"), images))
-        entries.append(Entry(f"DAVIS {year}", video(folder), repeat=5))
+        folder = VideoFolder(base / "JPEGImages/480p", base / "Annotations/480p", davis_names(base, year, "train"))
+        entries.append(Entry(f"DAVIS {year}", VideoClips(folder, data, copy_paste), repeat=5))
     else:
         missing.append(f"DAVIS in {data.davis_root}")
     images = data.yv_root / "train_480p/JPEGImages"
     if images.is_dir():
-        names = _present(read_names(data.yv_list), images) if data.yv_list else None
+        names = read_names(data.yv_list) if data.yv_list else None
         folder = VideoFolder(images, images.with_name("Annotations"), names)
-        entries.append(Entry("YouTube-VOS", video(folder, divisor=5)))  # every fifth frame is annotated
+        entries.append(
+            Entry("YouTube-VOS", VideoClips(folder, data, copy_paste, divisor=5))
+        )  # annotated at 6 of 30 fps
     else:
         missing.append(f"YouTube-VOS in {data.yv_root}")
     return entries, missing
@@ -150,23 +156,3 @@ def _copy_paste(data: DataConfig) -> CopyPaste | None:
     if not pairs:
         raise InputError(f"{data.static_root}: no images with masks, which --paste cuts objects from")
     return CopyPaste(pairs, data.paste)
-
-
-def _extra(text: str, only_stills: bool, still: Callable[..., StaticClips], video: Callable[..., VideoClips]) -> Entry:
-    """Still images if these are expected or lie in the folder itself, else videos."""
-    images, masks, repeat, divisor = parse_extra(text)
-    files = images.iterdir() if images.is_dir() else ()
-    if only_stills or any(path.suffix.lower() in FRAME_SUFFIXES for path in files):
-        return Entry(str(images), still(static_pairs(images, masks)), repeat)
-    return Entry(str(images), video(VideoFolder(images, masks), divisor=divisor), repeat)
-
-
-def _present(names: Sequence[str], folder: Path) -> list[str]:
-    """Those of the named videos that are there; warns of the others. Raises `InputError` if none is."""
-    found = [name for name in names if (folder / name).is_dir()]
-    if not found:
-        raise InputError(f"{folder}: none of the {len(names)} listed videos; expected folders such as {names[0]}")
-    if missing := sorted(set(names) - set(found)):
-        message = "%s: %d of %d listed videos are missing, such as %s"
-        logging.warning(message, folder, len(missing), len(names), missing[0])
-    return found

@@ -1,5 +1,6 @@
 """Training data on disk: images and their masks."""
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.frames import FRAME_SUFFIXES, frame_files
-from datasets.images import check_mask_size
+from datasets.images import check_mask_size, image_size
 from util.errors import InputError
 
 
@@ -17,6 +18,12 @@ class Pair(NamedTuple):
     image: Path
     mask: Path
 
+    def check(self) -> None:
+        """Raise `InputError` if the mask is missing or of another size than the image; reads the headers only."""
+        if not self.mask.is_file():
+            raise InputError(f"{self.image}: has no mask; expected {self.mask}")
+        check_mask_size(self.mask, image_size(self.mask), self.image.name, image_size(self.image))
+
 
 def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
     """The JPEG files under ``images``, at any depth, each with the PNG mask of the same name beside it.
@@ -25,14 +32,13 @@ def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
     naming the file, if there are no images, or if an image has no mask or one of another size.
     """
     suffixes = FRAME_SUFFIXES if masks and masks != images else (".jpg", ".jpeg")
-    masks = masks or images
     found = (Path(folder, file) for folder, _, files in os.walk(images, followlinks=True) for file in files)
     photos = sorted(path for path in found if path.suffix.lower() in suffixes)
     if not photos:
         raise InputError(f"{images}: no images; expected JPEG files, each with a PNG mask of the same name")
-    pairs = [Pair(photo, (masks / photo.relative_to(images)).with_suffix(".png")) for photo in photos]
+    pairs = [Pair(photo, ((masks or images) / photo.relative_to(images)).with_suffix(".png")) for photo in photos]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(check_mask_size, *zip(*pairs, strict=True)))
+        list(pool.map(Pair.check, pairs))
     return pairs
 
 
@@ -40,17 +46,22 @@ class VideoFolder:
     """Videos in ``images/<video>/<frame>.jpg|png`` and ``masks/<video>/<frame>.png``, without the frames that have no
     mask.
 
-    ``videos`` names those to use (default: all in ``images``). Raises `InputError`, naming the folder or file, if there
-    are none, if one has no annotated frames, or if its first mask has another size than the frame.
+    ``videos`` names those to use (default: all in ``images``); a warning tells of those that are missing. Raises
+    `InputError`, naming the folder or file, if there are none, if one has no annotated frames, or if its first mask has
+    another size than the frame.
     """
 
     def __init__(self, images: Path, masks: Path, videos: Sequence[str] | None = None) -> None:
         self.images, self.masks = images, masks
-        if videos is None:
-            videos = [path.name for path in images.iterdir() if path.is_dir()] if images.is_dir() else []
-        self.videos = sorted(videos)
+        present = {path.name for path in images.iterdir() if path.is_dir()} if images.is_dir() else set()
+        listed = present if videos is None else set(videos)
+        self.videos, missing = sorted(listed & present), sorted(listed - present)
         if not self.videos:
-            raise InputError(f"{images}: no videos; expected a folder of frames for each")
+            expected = f"a folder of frames for each, such as {missing[0] if missing else 'VIDEO/'}"
+            raise InputError(f"{images}: no videos; expected {expected}")
+        if missing:
+            message = "%s: %d of %d listed videos are missing, such as %s"
+            logging.warning(message, images, len(missing), len(listed), missing[0])
         with ThreadPoolExecutor() as pool:
             self._frames = list(pool.map(self._annotated_frames, self.videos))
 
@@ -73,5 +84,5 @@ class VideoFolder:
         frames = [name for name in frame_files(images) if name.rpartition(".")[0] in annotated]
         if not frames:
             raise InputError(f"{masks}: no annotations; expected a PNG for the frames in {images}")
-        check_mask_size(images / frames[0], (masks / frames[0]).with_suffix(".png"))
+        Pair(images / frames[0], (masks / frames[0]).with_suffix(".png")).check()
         return "/".join(frames)

@@ -22,12 +22,10 @@ def choose_frames(rng: np.random.Generator, length: int, num_frames: int, jump: 
     ``jump + 1``, with frame i of the clip at ``length - jump // i`` at most. Where these limits would repeat a frame,
     the next one is taken instead. Videos shorter than the clip repeat their last frame.
     """
-    if length < num_frames:
-        chosen = np.minimum(np.arange(num_frames), length - 1)
-    else:
-        jump = min(jump, length - num_frames + 1)
+    chosen = np.minimum(np.arange(num_frames), length - 1)
+    if length >= num_frames:
         last_start = length - num_frames  # leaves room for the other frames
-        chosen = np.empty(num_frames, int)
+        jump = min(jump, last_start + 1)
         chosen[0] = min(rng.integers(0, length - jump, endpoint=True), last_start)
         for i in range(1, num_frames):
             gap = rng.integers(1, jump + 1, endpoint=True)
@@ -46,8 +44,7 @@ def visible_objects(ids: np.ndarray, large: bool = False) -> np.ndarray:
     if large:
         later = np.max([np.bincount(frame.ravel(), minlength=256) for frame in ids[1:]], axis=0)
         enough = (first > 30 * 30) | (first > 10 * 10) & (later < 20 * 20)
-    enough[0] = False
-    return np.flatnonzero(enough)
+    return np.flatnonzero(enough[1:]) + 1
 
 
 def split_objects(rng: np.random.Generator, values: np.ndarray, are_ids: bool, most: int = 1) -> list[np.ndarray]:

@@ -9,14 +9,14 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from PIL import Image
 
 from datasets.frames import check_name
-from datasets.images import image_size, read_image, read_mask
+from datasets.images import check_mask_size, image_size, read_image, read_mask
 from util.errors import InputError
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -32,10 +32,6 @@ class VideoFrame(NamedTuple):
     original: np.ndarray  # H×W×3 uint8 RGB at the video's own size
 
 
-Job = Callable[[], VideoFrame | None]
-ReadMask = Callable[[Path], np.ndarray]
-
-
 @dataclass(frozen=True)
 class Video:
     """Iteration yields `VideoFrame`s; a damaged frame raises `InputError` when its turn comes."""
@@ -47,7 +43,7 @@ class Video:
     fps: Fraction  # of previews
     masks: tuple[Path, ...]  # the given masks
     sources: tuple[Path, ...]  # the files of the frames, or the video file
-    jobs: Callable[[], Iterator[Job]]  # one per frame; a job that returns None ends the video
+    jobs: Callable[[], Iterator[Callable[[], VideoFrame | None]]]  # one per frame; one that returns None ends the video
     workers: int  # threads that decode
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
@@ -60,6 +56,16 @@ class Video:
                     yield frame
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+class FaultyVideo(Video):
+    """A video that cannot be opened: its files and frames raise the `InputError` that says why."""
+
+    def __init__(self, name: str, short_side: int, fault: str) -> None:
+        self.__dict__.update(name=name, size=(short_side, short_side), num_frames=0, outputs=(), fault=fault)
+
+    def __getattr__(self, name: str) -> Any:  # for what `__init__` has left out
+        raise InputError(self.__dict__["fault"])
 
 
 def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -87,28 +93,14 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
     return array if array.shape[:2] == size else np.array(Image.fromarray(array).resize(size[::-1], resample))
 
 
-def select(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> list[str]:
-    """Those of ``names`` that are ``wanted`` (None: all). Raises `InputError` for a wanted name that is not there."""
-    names = list(names)
-    for name in wanted or ():
-        if name not in names:
-            raise InputError(f"{where}: has no video {name}; expected one of {', '.join(names) or '(none)'}")
-    return [name for name in names if wanted is None or name in wanted]
-
-
-def _check_masks(video: str, masks: Iterable[tuple[Path, str, tuple[int, int]]], read: ReadMask) -> None:
-    """Check that every (mask file, name of its frame, (H, W) of that frame) fits, and that one holds an object."""
+def _check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
+    """Check that every (mask, its file, name and (H, W) of its frame) fits, and that one holds an object."""
     objects = False
-    for path, frame, (height, width) in masks:
-        mask = read(path)
+    for mask, path, frame, size in masks:
+        check_mask_size(path, mask.shape, frame, size)
         objects = objects or bool(mask.any())
-        if mask.shape != (height, width):
-            raise InputError(
-                f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, but its frame {frame} is"
-                f" {width}×{height}; expected equal sizes"
-            )
     if not objects:
-        raise InputError(f"{path}: no mask of video {video} holds an object; expected ids from 1 to 254")
+        raise InputError(f"{path}: no mask of this video holds an object; expected ids from 1 to 254")
 
 
 def frames_video(
@@ -117,7 +109,7 @@ def frames_video(
     masks: Mapping[str, Path],
     short_side: int,
     *,
-    read: ReadMask = read_mask,
+    read: Callable[[Path], np.ndarray] = read_mask,
     needed: Collection[str] | None = None,
 ) -> Video:
     """A video of image files.
@@ -131,7 +123,7 @@ def frames_video(
     for stem in sorted(masks.keys() - set(names)):
         raise InputError(f"{masks[stem]}: video {name} has no frame {stem}; expected the name of a frame")
     size = read_image(frames[0]).shape[:2]
-    _check_masks(name, [(masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks], read)
+    _check_masks((read(masks[p.stem]), masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks)
 
     def load(path: Path) -> VideoFrame:
         image = read_image(path, 1, size)
@@ -172,20 +164,19 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             stream = container.streams.video[0]
             size = _rgb(next(container.decode(stream))).shape[:2]
             fps = stream.average_rate or Fraction(24)
-            seconds = (container.duration or 0) / av.time_base
             stated = stream.frames  # 0 where the format does not say
+            estimate = stated or round((container.duration or 0) / av.time_base * fps)
     except (av.FFmpegError, IndexError, StopIteration) as error:
         reason = getattr(error, "strerror", None) or "no video in it"
         raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
 
     def check_end(length: int) -> None:
-        for index, mask in masks.items():
-            if index >= length:
-                raise InputError(f"--mask {index}:{mask}: {path} ends with frame {length - 1}")
+        if (last := max(masks)) >= length:
+            raise InputError(f"--mask {last}:{masks[last]}: {path} ends with frame {length - 1}")
 
     if stated:
         check_end(stated)
-    _check_masks(name, ((mask, str(index), size) for index, mask in masks.items()), read_mask)
+    _check_masks((read_mask(mask), mask, str(index), size) for index, mask in masks.items())
 
     def decode() -> Iterator[VideoFrame]:
         index = 0
@@ -208,7 +199,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     return Video(
         name=name,
         size=size,
-        num_frames=stated or round(seconds * fps),
+        num_frames=estimate,
         outputs=None,
         fps=fps,
         masks=tuple(masks.values()),

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from datasets.images import SHRINKS
-from datasets.tps import random_spline
 
 FILL = (124, 116, 104)  # mean colour of ImageNet, around images; masks are 0 there
 
@@ -55,10 +54,10 @@ def static_warps(
     window = (*(centre - visible), *(centre + visible))
     shorter = min(height, width)
     resized = np.array([size * width // shorter, size * height // shorter])
+    resize = np.diag([width / resized[0], height / resized[1], 1])
     warps = []
     for _ in range(num_frames):
         affine = around(centre, np.linalg.inv(draw_affine(rng, 20 * deform, 10 * deform, (0.9**deform, 1.1**deform))))
-        resize = np.diag([width / resized[0], height / resized[1], 1])
         matrix = to_source @ affine @ resize @ translation(rng.integers(0, resized - size, endpoint=True))
         places = random_spline(rng, size) if rng.random() < spline else None
         warps.append(Warp(matrix[:2], window, size, places))
@@ -138,12 +137,7 @@ def warp_alpha(mask: np.ndarray, warp: Warp) -> np.ndarray:
 
 
 def _sample(
-    source: np.ndarray,
-    warp: Warp,
-    interpolation: int,
-    shrink: int = 1,
-    fill: int | tuple[int, int, int] = 0,
-    sigma: np.ndarray | None = None,
+    source: np.ndarray, warp: Warp, interpolation: int, shrink: int = 1, fill=0, sigma: np.ndarray | None = None
 ) -> np.ndarray:
     left, top, right, bottom = (round(edge / shrink) for edge in warp.window)
     source = source[top:bottom, left:right]
@@ -152,10 +146,57 @@ def _sample(
     matrix = warp.matrix / shrink
     # OpenCV counts from the centre of a pixel, and here from the corner of the window.
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5 - (left, top)
-    constant = cv2.BORDER_CONSTANT
     if warp.spline is None:
         size, flags = (warp.size, warp.size), interpolation | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(source, matrix, size, flags=flags, borderMode=constant, borderValue=fill)
+        return cv2.warpAffine(source, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
     matrix = matrix.astype(np.float32)
     x, y = (row[0] * warp.spline[0] + row[1] * warp.spline[1] + row[2] for row in matrix)
-    return cv2.remap(source, x, y, interpolation, borderMode=constant, borderValue=fill)
+    return cv2.remap(source, x, y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+
+def random_spline(rng: np.random.Generator, size: int, points: int = 12, sigma: float = 0.02) -> np.ndarray:
+    """2×S×S float32: the (x, y) in pixels that each pixel of an S×S output shows.
+
+    Random control points, each moved by N(0, sigma) image sizes along both axes; no two share a row or a column, which
+    keeps the fit well conditioned.
+    """
+    source = np.column_stack([rng.choice(size, points, replace=False) for _ in "xy"]) / size
+    target = source + rng.normal(scale=sigma, size=source.shape)
+    return tps_grid(tps_theta(source, target), target, size, size) * np.float32(size - 1)
+
+
+def tps_theta(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fit the smoothest map that moves given points to given places (thin-plate spline, Bookstein 1989).
+
+    Both are N×2 (x, y), in units of the image size, no two targets equal; at ``target[i]`` the output shows
+    ``source[i]``. Returns (N+3)×2 float32: per axis N kernel weights, offset, slopes along x and y of the displacement
+    ``source - target``.
+    """
+    n = len(target)
+    affine = np.column_stack((np.ones(n), target))
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = _tps_kernel(((target[:, None] - target[None]) ** 2).sum(-1, dtype=np.float64))
+    system[:n, n:], system[n:, :n] = affine, affine.T
+    return np.linalg.solve(system, np.vstack((source - target, np.zeros((3, 2))))).astype(np.float32)
+
+
+def tps_grid(theta: np.ndarray, target: np.ndarray, height: int, width: int) -> np.ndarray:
+    """2×H×W float32: the (x, y) that every output pixel shows, by the spline that ``tps_theta`` fitted."""
+    x = np.linspace(0, 1, width, dtype=np.float32)
+    y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    offset, slope_x, slope_y = theta[-3:, :, None, None]
+    grid = offset + slope_x * x + slope_y * y
+    grid[0] += x
+    grid[1] += y
+    for (px, py), weights in zip(target.astype(np.float32), theta, strict=False):
+        kernel = _tps_kernel((x - px) ** 2 + (y - py) ** 2)
+        for axis, weight in zip(grid, weights, strict=True):
+            axis += weight * kernel
+    return grid
+
+
+def _tps_kernel(squared: np.ndarray) -> np.ndarray:
+    """r² log r, from squared distances; the small number only keeps the logarithm finite at r = 0."""
+    root = np.sqrt(squared)
+    root += root.dtype.type(1e-6)
+    return np.log(root, out=root) * squared  # in place: fresh memory costs more than the logarithm

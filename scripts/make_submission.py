@@ -26,9 +26,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.davis import davis_videos
 from datasets.images import read_mask
-from datasets.youtube import youtube_videos
+from datasets.listing import davis_videos, youtube_videos
 from util.errors import InputError, exit_on_input_error
 from util.files import atomic_path
 from util.parallel import parallel_map

@@ -14,8 +14,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.images import draw_masks, write_image, write_mask
+from datasets.listing import read_meta
 from datasets.scene import MAX_OBJECTS, Scene
-from datasets.youtube import read_meta
 from util.errors import InputError, exit_on_input_error
 from util.files import write_bytes
 from util.parallel import parallel_map

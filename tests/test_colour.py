@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torchvision.transforms import functional as tv  # type: ignore[import-untyped]  # it comes without types
 
-from datasets.colour import JitterRange, apply_jitters, draw_jitter, jitter_clip, shift_hue
+from datasets.augmentation import JitterRange, apply_jitters, jitter_clip, shift_hue
 from tests.test_warps import is_uniform
 
 
@@ -24,7 +24,7 @@ def test_colour_matrix_equals_the_steps_one_by_one():
 
 def test_jitter_is_drawn_as_specified():
     rng = np.random.default_rng(0)
-    drawn = np.array([draw_jitter(rng, JitterRange(0.1, 0.05, 0.02, grey=0.05)) for _ in range(2000)])
+    drawn = np.array([JitterRange(0.1, 0.05, 0.02, grey=0.05).draw(rng) for _ in range(2000)])
     grey = drawn[:, 2] == 0
     assert 0.035 < grey.mean() < 0.065
     for values, bound in zip((drawn[:, 0], drawn[:, 1], drawn[~grey, 2]), (0.1, 0.05, 0.02), strict=True):

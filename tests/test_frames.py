@@ -6,13 +6,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from datasets.davis import davis_videos
-from datasets.folder import folder_videos
 from datasets.frames import check_name, list_frames, natural_order, read_names
 from datasets.images import write_image, write_mask
+from datasets.listing import davis_videos, folder_videos, read_meta, youtube_videos
 from datasets.pairs import VideoFolder
 from datasets.video import file_video
-from datasets.youtube import read_meta, youtube_videos
 from tests.folders import frame, ids_at, make_testdev, save_photo
 from util.errors import InputError
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.augmentation import HIDDEN, occlude
 from datasets.config import DataConfig
 from datasets.mixture import SampleRequest, build_dataset
-from datasets.occlusion import HIDDEN, occlude
 from datasets.warps import static_warps
 from util.errors import InputError
 

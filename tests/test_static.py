@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.clip import Clip, ClipShape
+from datasets.clip import Clip
+from datasets.config import DataConfig
 from datasets.images import write_mask
 from datasets.pairs import static_pairs
 from datasets.sources import StaticClips
@@ -20,7 +21,7 @@ def sample(clips: StaticClips, seed: int = 0) -> Clip:
 @pytest.mark.parametrize("size", [(80, 100), (700, 500), (1500, 1900)])
 @pytest.mark.parametrize("binary", [True, False])
 def test_static_mask_sticks_to_the_object(tmp_path, size, binary):
-    images = StaticClips(static_pairs(write_static(tmp_path, 1, size, binary)), ClipShape(3, 160, 1), spline=0.5)
+    images = StaticClips(static_pairs(write_static(tmp_path, 1, size, binary)), DataConfig(crop=160), spline=0.5)
     coloured = 0
     for seed in range(6):
         clip = sample(images, seed)
@@ -45,7 +46,7 @@ def test_masks_belong_to_the_upright_photo(tmp_path, suffix, orientation):
     exif[0x0112] = orientation
     save_photo(tmp_path / "images" / f"a.{suffix}", stored, exif=exif)
     write_mask(tmp_path / "masks/a.png", upright)
-    clips = StaticClips(static_pairs(tmp_path / "images", tmp_path / "masks"), ClipShape(3, 96, 1), spline=0)
+    clips = StaticClips(static_pairs(tmp_path / "images", tmp_path / "masks"), DataConfig(crop=96), spline=0)
     checked = 0
     for seed in range(6):
         clip = sample(clips, seed)
@@ -54,7 +55,7 @@ def test_masks_belong_to_the_upright_photo(tmp_path, suffix, orientation):
             checked += 1
     assert checked >= 4
     write_mask(tmp_path / "masks/a.png", np.ascontiguousarray(np.rot90(upright)))
-    with pytest.raises(InputError, match="700×500 pixels, its image a.* 500×700"):
+    with pytest.raises(InputError, match="700×500 pixels, but its frame a.* 500×700"):
         static_pairs(tmp_path / "images", tmp_path / "masks")
 
 
@@ -63,7 +64,7 @@ def test_colours_change_with_the_clip_and_with_the_frame(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (200, 200), (150, 100, 75)).save(path, quality=100, subsampling=0)
     write_mask(tmp_path / "a.png", np.ones((200, 200), np.uint8))
-    clips = StaticClips(static_pairs(tmp_path), ClipShape(3, 64, 1), spline=0)
+    clips = StaticClips(static_pairs(tmp_path), DataConfig(crop=64), spline=0)
     colours = []  # of the middle of each frame, where there is no fill
     for seed in range(80):
         clip = sample(clips, seed)
@@ -83,7 +84,7 @@ def test_two_objects_of_an_index_mask_each_have_a_slot(tmp_path):
     ids = bars(90, 120, (2, 5, 9))
     save_photo(tmp_path / "a.jpg", ids)
     write_mask(tmp_path / "a.png", ids)
-    clip = sample(StaticClips(static_pairs(tmp_path), ClipShape(3, 64, 2)), seed=1)
+    clip = sample(StaticClips(static_pairs(tmp_path), DataConfig(crop=64), 2), seed=1)
     assert clip.valid.tolist() == [1, 1] and clip.masks[0].flatten(1).any(1).all() and clip.masks.sum(1).max() == 1
 
 
@@ -95,7 +96,7 @@ def test_faulty_images_and_masks_are_named(tmp_path):
 
     def fails(says: str) -> None:
         with pytest.raises(InputError, match=says) as caught:
-            sample(StaticClips(static_pairs(tmp_path), ClipShape(3, 32, 1)))
+            sample(StaticClips(static_pairs(tmp_path), DataConfig(crop=32)))
         assert "\n" not in str(caught.value)
 
     for cut in (len(whole) // 2, 20, 0):
@@ -104,7 +105,7 @@ def test_faulty_images_and_masks_are_named(tmp_path):
     mask.unlink()
     fails("0.jpg: has no mask; expected .*0.png")
     save_photo(mask, blob(64, 99))  # a photo among the masks, of another size
-    fails("0.png: is 99×64 pixels, its image 0.jpg 100×80")
+    fails("0.png: the mask is 99×64 pixels, but its frame 0.jpg is 100×80")
     save_photo(mask, blob(80, 100))  # and of the same
     fails("0.png: is a colour picture")
     write_mask(mask, np.zeros((80, 100), np.uint8))

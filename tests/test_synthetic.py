@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from datasets.davis import davis_videos
-from datasets.folder import folder_videos
 from datasets.images import read_image, read_mask
+from datasets.listing import davis_videos, folder_videos, youtube_videos
 from datasets.loader import Mixture, clip_batches
 from datasets.scene import MAX_OBJECTS, Scene
 from datasets.synthetic import SyntheticClips
-from datasets.youtube import youtube_videos
 from scripts.make_synthetic import main
 
 SIZE = (96, 170)

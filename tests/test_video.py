@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.davis import LISTS, davis_videos
-from datasets.folder import folder_videos, video_with_masks
+import eval_generic
 from datasets.images import read_image, write_image, write_mask
+from datasets.listing import LISTS, davis_videos, folder_videos, video_with_masks
 from datasets.video import Video, inference_size
 from tests.folders import bars, make_testdev
 from util.errors import InputError
@@ -119,8 +119,32 @@ def test_faulty_folders_are_named_before_any_frame(data, spoil, message):
     assert len(folder_videos(data, 480)) == 2
     spoil(data)
     with pytest.raises(InputError, match=f"^{data}/{message}") as caught:
-        folder_videos(data, 480)
+        assert [video.sources for video in folder_videos(data, 480)]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["no frames", "damaged mask", "not permitted"])
+def test_a_folder_that_cannot_be_read_fails_alone(data, evaluate, monkeypatch, fault):
+    if fault == "no frames":
+        remove_frames(data)
+    elif fault == "damaged mask":
+        cut(data / MASK, 60)
+    else:
+        glob = Path.glob
+
+        def refused(folder: Path, pattern: str):
+            if folder == data / "Annotations/a":
+                raise PermissionError(13, "Permission denied", str(folder))
+            return glob(folder, pattern)
+
+        monkeypatch.setattr(Path, "glob", refused)
+    write_mask(data / "Annotations/b/00000.png", bars(*SIZE, (1,)))
+    write_image(data / "JPEGImages/b/00000.jpg", picture(0))
+    code, out, error = evaluate(eval_generic, "--data_path", data)
+    assert code == 1 and "2 videos segmented, 1 failed: a" in out
+    assert error.startswith(f"error: a: {data}/") and error.count("\n") == 1
+    assert [len(list((data / "out" / name).glob("*.png"))) for name in "0b"] == [3, 1]
+    assert evaluate(eval_generic, "--data_path", data, "--videos", "a")[0] == 2  # all videos of this run failed
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -220,5 +244,6 @@ def test_photos_of_phones_are_videos_of_upright_frames(tmp_path):
     assert video.size == SIZE[::-1] and next(iter(video)).image.shape[:2] == SIZE[::-1]
     assert np.array_equal(next(iter(video)).image, read_image(tmp_path / "JPEGImages/v/0.jpg"))
     write_mask(mask, bars(*SIZE, (1,)))
+    (video,) = folder_videos(tmp_path, 480)
     with pytest.raises(InputError, match="the mask is 48×32 pixels, but its frame 0.jpg is 32×48"):
-        folder_videos(tmp_path, 480)
+        list(video)

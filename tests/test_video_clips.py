@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.clip import Clip, ClipShape
-from datasets.copy_paste import CopyPaste
+from datasets.augmentation import CopyPaste
+from datasets.clip import Clip
+from datasets.config import DataConfig
 from datasets.images import write_mask
 from datasets.pairs import VideoFolder, static_pairs
 from datasets.sources import VideoClips
@@ -15,7 +16,7 @@ from util.errors import InputError
 
 
 def clips_of(root, size: int = 64, **options) -> VideoClips:
-    return VideoClips(VideoFolder(root / "JPEGImages", root / "Annotations"), ClipShape(3, size, 2), **options)
+    return VideoClips(VideoFolder(root / "JPEGImages", root / "Annotations"), DataConfig(crop=size), **options)
 
 
 def sample(clips: VideoClips, seed: int = 0, progress: float = 0.0) -> Clip:
@@ -116,7 +117,7 @@ def test_faulty_videos_are_named(tmp_path):
         mask.unlink()
     fails("Annotations/b: no annotations")
     write_mask(masks / "b/00000.png", np.zeros((9, 9), np.uint8))
-    fails("b/00000.png: is 9×9 pixels, its image 00000.jpg 96×72")
+    fails("b/00000.png: the mask is 9×9 pixels, but its frame 00000.jpg is 96×72")
     for video in "ab":
         for t in range(3):
             write_mask(masks / video / f"{t:05d}.png", np.zeros((72, 96), np.uint8))

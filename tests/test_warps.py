@@ -6,8 +6,19 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.tps import random_spline, tps_grid, tps_theta
-from datasets.warps import FILL, Warp, static_warps, video_warps, warp_alpha, warp_binary, warp_ids, warp_image
+from datasets.warps import (
+    FILL,
+    Warp,
+    random_spline,
+    static_warps,
+    tps_grid,
+    tps_theta,
+    video_warps,
+    warp_alpha,
+    warp_binary,
+    warp_ids,
+    warp_image,
+)
 
 
 @pytest.mark.parametrize("case", [0, 1, 2])

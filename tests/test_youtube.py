@@ -10,7 +10,7 @@ from PIL import Image
 
 import eval_youtube
 from datasets.images import PALETTE, read_image, read_mask, write_mask
-from datasets.youtube import youtube_videos
+from datasets.listing import youtube_videos
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import save_network
@@ -105,5 +105,5 @@ def test_faulty_data_is_told_before_any_frame(tmp_path, spoil, message):
     data = make_youtube(tmp_path)
     spoil(data)
     with pytest.raises(InputError, match=message) as error:
-        youtube_videos(data, "valid", 480)
+        assert [video.sources for video in youtube_videos(data, "valid", 480)]
     assert "\n" not in str(error.value)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.davis import davis_names, find_davis
 from datasets.frames import list_frames
+from datasets.listing import davis_names, find_davis
 from datasets.video import Video, frames_video
 from evaluation import segment
 from inference_core import InferenceCore

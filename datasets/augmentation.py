@@ -1,0 +1,157 @@
+"""Augmentation of a clip's frames: colour, copy-paste, and occlusion in the first frame."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from datasets.images import read_image, read_static_mask
+from datasets.pairs import Pair
+from datasets.sampling import split_objects
+from datasets.warps import Warp, around, draw_affine, translation, warp_alpha, warp_image
+
+GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R 601
+HIDDEN = (0.2, 0.6)  # smallest and largest fraction of an object that an occluder hides
+TEXTURE = 5  # random colours of an occluder along each side of the frame
+
+Jitter = tuple[float, float, float]  # factors of brightness, contrast and saturation; 1 changes nothing
+
+
+class JitterRange(NamedTuple):
+    """Each factor is uniform in 1 ± its bound; with probability ``grey`` the image becomes greyscale."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    grey: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> Jitter:
+        brightness, contrast, saturation = (rng.uniform(1 - bound, 1 + bound) for bound in self[:3])
+        return brightness, contrast, 0.0 if rng.random() < self.grey else saturation
+
+
+def apply_jitters(image: np.ndarray, jitters: Sequence[Jitter]) -> np.ndarray:
+    """H×W×3 uint8 RGB after the jitters, one after the other, as one matrix.
+
+    Brightness, contrast, saturation and greyscale are affine maps of the colour that commute (up to clipping).
+    """
+    matrix, offset = np.eye(3), 0.0
+    grey_mean = GREY @ cv2.mean(image)[:3]  # contrast scales around it; saturation does not change it
+    for brightness, contrast, saturation in jitters:
+        saturate = saturation * np.eye(3) + (1 - saturation) * GREY
+        matrix = brightness * contrast * saturate @ matrix
+        offset = brightness * (contrast * offset + (1 - contrast) * grey_mean)
+        grey_mean *= brightness
+    return cv2.transform(image, np.column_stack((matrix, [offset] * 3)))
+
+
+def jitter_clip(
+    rng: np.random.Generator, images: Sequence[np.ndarray], shared: JitterRange, single: JitterRange
+) -> list[np.ndarray]:
+    """Jitter T frames H×W×3 uint8 RGB: all by the same factors, drawn from ``shared``, and each by its own."""
+    clip = shared.draw(rng)
+    return [apply_jitters(image, (clip, single.draw(rng))) for image in images]
+
+
+def shift_hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """Turn the hue of an H×W×3 uint8 RGB image by ``turn`` of the full circle."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
+    hue += np.uint8(round(turn * 256) % 256)
+    return cv2.cvtColor(cv2.merge((hue, saturation, value)), cv2.COLOR_HSV2RGB_FULL)
+
+
+class CopyPaste(NamedTuple):
+    """Pastes, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
+
+    It passes in front of the video's objects or behind them, half of the time each, but never in front where it would
+    hide most of them in the first frame.
+    """
+
+    pairs: Sequence[Pair]
+    probability: float
+
+    def __call__(self, rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray) -> list[int]:
+        """Draw into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the new id, if any.
+
+        It is the lowest free one. Its object may be hidden or outside of the frame.
+        """
+        if rng.random() >= self.probability:
+            return []
+        pair = self.pairs[int(rng.integers(len(self.pairs)))]
+        mask = (split_objects(rng, *read_static_mask(pair.mask))[0] > 127) * np.uint8(255)
+        box = cv2.boundingRect(mask)
+        if not box[2]:
+            return []
+        warps = _draw_path(rng, box, *ids.shape[:2])
+        shrink = min(warp.shrink() for warp in warps)
+        while shrink > min(box[2:]):  # something must be left of a very thin object
+            shrink //= 2
+        image = shift_hue(read_image(pair.image, shrink, mask.shape), rng.uniform(-0.05, 0.05))
+        alphas = [warp_alpha(mask, warp) for warp in warps]
+        covered = ids[0] > 0
+        in_front = rng.random() < 0.5 and (covered & (alphas[0] > 0.5)).sum() <= covered.sum() / 2
+        new_id = int(np.setdiff1d(np.arange(1, 256), ids)[0])
+        for frame, frame_ids, alpha, warp in zip(frames, ids, alphas, warps, strict=True):
+            if not in_front:
+                alpha = alpha * (frame_ids == 0)
+            _blend(frame, warp_image(image, warp, shrink), alpha)
+            frame_ids[alpha > 0.5] = new_id
+        return [new_id]
+
+
+def _draw_path(rng: np.random.Generator, box: Sequence[int], num_frames: int, size: int) -> list[Warp]:
+    """Warps of a cut-out (``box``: left, top, width, height in its image) into T frames of S×S pixels.
+
+    Its longer side is 0.2 to 0.7 of the frame; it starts inside of the frame and moves at a constant speed.
+    """
+    left, top, width, height = box
+    longer = size * rng.uniform(0.2, 0.7)
+    start = rng.uniform(0.1, 0.9, 2) * size
+    speed = rng.normal(0, 0.1, 2) * size
+    flip_and_scale = np.diag([rng.choice([-1, 1]), 1]) * max(width, height) / longer
+    warps = []
+    for t in range(num_frames):
+        affine = np.linalg.inv(draw_affine(rng, degrees=15, shear=10, zoom=(0.9, 1.1)))
+        to_middle = translation((left + width / 2, top + height / 2)) @ around(np.zeros(2), flip_and_scale @ affine)
+        to_source = to_middle @ translation(-start - t * speed)
+        warps.append(Warp(to_source[:2], (left, top, left + width, top + height), size))
+    return warps
+
+
+def occlude(
+    rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray, objects: np.ndarray, probability: float
+) -> np.ndarray:
+    """Paint, with ``probability``, over a part of the first of T ``frames`` S×S×3 uint8 and clear it in ``ids`` T×S×S
+    uint8, both in place. Otherwise a network would see whole objects only and lose what comes into view later.
+
+    ``objects``: those in the first frame, one or more. Returns those that are still there: all, or all but some
+    that were behind the occluder of another.
+
+    A straight edge through the object hides 20 to 60 % of it; the occluder is limited to the surroundings of the
+    object, or fills all of its side of the frame, half of the time each.
+    """
+    if not probability or rng.random() >= probability:
+        return objects
+    size = ids.shape[1]
+    object_mask = ids[0] == rng.choice(objects)
+    direction = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:size, :size]
+    along = x * np.cos(direction) + y * np.sin(direction)
+    hidden = along < np.quantile(along[object_mask], rng.uniform(*HIDDEN))
+    if rng.random() < 0.5:
+        left, top, width, height = cv2.boundingRect(object_mask.view(np.uint8))
+        near = np.zeros_like(hidden)
+        top, left = max(0, top - height // 4), max(0, left - width // 4)
+        near[top : top + height * 3 // 2, left : left + width * 3 // 2] = True
+        hidden &= near
+    colours = rng.integers(0, 256, (TEXTURE, TEXTURE, 3), dtype=np.uint8)
+    occluder = cv2.resize(colours, (size, size), interpolation=cv2.INTER_CUBIC)
+    _blend(frames[0], occluder, cv2.GaussianBlur(hidden.astype(np.float32), (3, 3), 0))
+    ids[0][hidden] = 0
+    return np.intersect1d(objects, ids[0])
+
+
+def _blend(frame: np.ndarray, top: np.ndarray, alpha: np.ndarray) -> None:
+    """Lay ``top`` over ``frame`` (both S×S×3 uint8), in place, with opacity ``alpha`` (S×S float32)."""
+    frame[:] = np.rint(frame + alpha[..., None] * (top - frame.astype(np.float32)))

@@ -1,0 +1,193 @@
+"""The videos to segment: DAVIS, YouTube-VOS, and your own folders and video files.
+
+A listed video whose files are faulty is a `FaultyVideo`; missing folders and faulty lists raise `InputError`.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
+from datasets.images import read_mask
+from datasets.video import FaultyVideo, Video, file_video, frames_video
+from util.errors import InputError
+from util.parallel import parallel_map
+
+LISTS = Path(__file__).parent / "lists"
+SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
+
+
+def find_davis(root: Path) -> tuple[Path, int] | None:
+    """The folder under ``root``, or ``root`` itself, that holds videos with all their masks, and its year.
+
+    2017 is preferred to 2016; None if there is neither.
+    """
+    for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
+        if (base / "JPEGImages/480p").is_dir():
+            return base, year
+    return None
+
+
+def davis_names(base: Path, year: int, split: str) -> list[str]:
+    """Names of a split's videos: from the list in ``base/ImageSets/<year>/`` if there is one, else the official ones.
+
+    Raises `InputError` for a file that is not a list of names.
+    """
+    file = f"{'test-dev' if split == 'testdev' else split}.txt"
+    listed = base / "ImageSets" / str(year) / file
+    return read_names(listed if listed.is_file() else LISTS / f"davis{year}_{file}")
+
+
+def davis_videos(
+    root: Path, year: int, split: str, short_side: int, wanted: Collection[str] | None = None
+) -> list[Video]:
+    """The videos of DAVIS ``year`` (2016 or 2017) under ``root``; with ``wanted``, only these.
+
+    Layout: ``root/{JPEGImages,Annotations}/480p/<video>`` for 2016; for 2017 the same under ``root/trainval`` and
+    ``root/test-dev``. The mask of the first frame is given; those of 2016 are 0/255, which makes object 1.
+    """
+    base = root if year == 2016 else root / ("test-dev" if split == "testdev" else "trainval")
+    images, annotations = base / "JPEGImages/480p", base / "Annotations/480p"
+    names = _select(davis_names(base, year, split), wanted, base)
+    for folder in (images, annotations, *(images / name for name in names)):
+        check_folder(folder, f"DAVIS {year} in {root} (see data/README.md)")
+
+    def read(path: Path) -> np.ndarray:
+        return read_mask(path) if year == 2017 else (read_mask(path) > 0).astype(np.uint8)
+
+    def make(name: str) -> Video:
+        frames = list_frames(images / name)
+        first = frames[0].stem
+        return frames_video(name, frames, {first: annotations / name / f"{first}.png"}, short_side, read=read)
+
+    return _videos(names, make, short_side)
+
+
+def youtube_videos(
+    root: Path,
+    split: str,
+    short_side: int,
+    *,
+    six_fps: bool = False,
+    output_all: bool = False,
+    wanted: Collection[str] | None = None,
+) -> list[Video]:
+    """The videos of ``root/<split>/meta.json``; with ``wanted``, only these.
+
+    Frames: ``root/all_frames/<split>_all_frames/JPEGImages/<video>``, or with ``six_fps`` only every fifth,
+    ``root/<split>/JPEGImages/<video>``. Masks: ``root/<split>/Annotations/<video>``; an object is given once, by the
+    first file that holds it. A video begins with its first mask and, unless ``output_all``, ends with the last frame
+    that meta.json lists for any of its objects. The listed frames are needed, or with ``output_all`` all.
+    """
+    images = root / split / "JPEGImages" if six_fps else root / "all_frames" / f"{split}_all_frames" / "JPEGImages"
+    meta, annotations = root / split / "meta.json", root / split / "Annotations"
+    asked = read_meta(meta)
+    for folder in (images, annotations):
+        check_folder(folder, f"YouTube-VOS in {root} (see data/README.md)")
+
+    def make(name: str) -> Video:
+        masks = _mask_files(annotations / name)
+        new: dict[Path, list[int]] = {}
+        for path in masks.values():
+            new[path] = sorted(set(np.unique(read_mask(path)).tolist()).difference([0], *new.values()))
+        given = {stem: path for stem, path in masks.items() if new[path]} or masks
+        order = sorted(natural_order(stem) for stem in [*given, *asked[name]])
+        frames = [path for path in list_frames(images / name) if natural_order(path.stem) >= order[0]]
+        if not output_all:
+            frames = [path for path in frames if natural_order(path.stem) <= order[-1]]
+        if missing := set(asked[name]).difference(path.stem for path in frames):
+            raise InputError(f"{images / name / min(missing)}.jpg: no such frame, but meta.json asks for its mask")
+
+        def read(path: Path) -> np.ndarray:
+            ids = read_mask(path)
+            return np.where(np.isin(ids, new[path]), ids, 0).astype(np.uint8)
+
+        return frames_video(name, frames, given, short_side, read=read, needed=None if output_all else asked[name])
+
+    return _videos(_select(asked, wanted, meta), make, short_side)
+
+
+def read_meta(path: Path) -> dict[str, list[str]]:
+    """{video: names of the frames wanted of it, in order} from a meta.json. Raises `InputError`."""
+    try:
+        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        empty: list[str] = []
+        wanted = {n: sum((entry["frames"] for entry in v["objects"].values()), empty) for n, v in videos.items()}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected YouTube-VOS's list of videos, objects and frames") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON of the form videos → objects → frames ({error!r})") from error
+    return {
+        check_name(name, path): sorted({check_name(frame, path) for frame in frames}, key=natural_order)
+        for name, frames in sorted(wanted.items())
+    }
+
+
+def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = None) -> list[Video]:
+    """The videos ``root/JPEGImages/<video>/*.jpg|png`` with masks ``root/Annotations/<video>/<frame>.png``.
+
+    With ``wanted``, only these. An object is segmented from its first mask on; a later mask corrects it.
+    """
+    images, annotations = root / "JPEGImages", root / "Annotations"
+    for folder in (images, annotations):
+        check_folder(folder, f"{root} to hold JPEGImages/VIDEO and Annotations/VIDEO")
+    names = sorted(path.name for path in images.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not names:
+        raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
+
+    def make(name: str) -> Video:
+        return frames_video(name, list_frames(images / name), _mask_files(annotations / name), short_side)
+
+    return _videos(_select(names, wanted, images), make, short_side)
+
+
+def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
+    """One video file; each of ``masks`` is ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0).
+
+    Raises `InputError` for anything missing or faulty, and for two masks of the same frame.
+    """
+    by_frame: dict[int, Path] = {}
+    for value in masks:
+        number, _, file = value.partition(":")
+        if not (number.isascii() and number.isdecimal()):  # no number: a path, perhaps with a drive letter
+            number, file = "0", value
+        frame = int(number)
+        if frame in by_frame:
+            raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")
+        by_frame[frame] = Path(file)
+    return [file_video(path, by_frame, short_side)]
+
+
+def _select(names: Collection[str], wanted: Collection[str] | None, where: Path) -> list[str]:
+    """Those of ``names`` that are ``wanted`` (None: all). Raises `InputError` for a wanted name that is not there."""
+    for name in wanted or ():
+        if name not in names:
+            raise InputError(f"{where}: has no video {name}; expected one of {', '.join(names) or '(none)'}")
+    return [name for name in names if wanted is None or name in wanted]
+
+
+def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> list[Video]:
+    """The videos that ``make`` makes; one whose files cannot be read must not keep the others from being segmented."""
+
+    def attempt(name: str) -> Video:
+        try:
+            return make(name)
+        except InputError as error:
+            return FaultyVideo(name, short_side, str(error))
+        except OSError as error:
+            return FaultyVideo(name, short_side, f"{error.filename}: cannot be read ({error.strerror})")
+
+    return parallel_map(attempt, names, "Looking at the videos")
+
+
+def _mask_files(folder: Path) -> dict[str, Path]:
+    """{name of the frame: mask file}, in order. Raises `InputError` if there is none."""
+    masks = {path.stem: path for path in folder.glob("[!.]*") if path.suffix.lower() == ".png"}
+    if not masks:
+        raise InputError(
+            f"{folder}: no mask for video {folder.name}; expected a PNG with the name of the frame on which an object"
+            " first appears"
+        )
+    return {stem: masks[stem] for stem in sorted(masks, key=natural_order)}
