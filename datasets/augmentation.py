@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from datasets.images import read_image, read_static_mask
 from datasets.pairs import Pair
@@ -15,8 +16,6 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R 601
 HIDDEN = (0.2, 0.6)  # smallest and largest fraction of an object that an occluder hides
 TEXTURE = 5  # random colours of an occluder along each side of the frame
 
-Jitter = tuple[float, float, float]  # factors of brightness, contrast and saturation; 1 changes nothing
-
 
 class JitterRange(NamedTuple):
     """Each factor is uniform in 1 ± its bound; with probability ``grey`` the image becomes greyscale."""
@@ -26,12 +25,13 @@ class JitterRange(NamedTuple):
     saturation: float
     grey: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> Jitter:
+    def draw(self, rng: Generator) -> tuple[float, float, float]:
+        """Factors of brightness, contrast and saturation."""
         brightness, contrast, saturation = (rng.uniform(1 - bound, 1 + bound) for bound in self[:3])
         return brightness, contrast, 0.0 if rng.random() < self.grey else saturation
 
 
-def apply_jitters(image: np.ndarray, jitters: Sequence[Jitter]) -> np.ndarray:
+def apply_jitters(image: np.ndarray, jitters: Sequence[tuple[float, float, float]]) -> np.ndarray:
     """H×W×3 uint8 RGB after the jitters, one after the other, as one matrix.
 
     Brightness, contrast, saturation and greyscale are affine maps of the colour that commute (up to clipping).
@@ -47,7 +47,7 @@ def apply_jitters(image: np.ndarray, jitters: Sequence[Jitter]) -> np.ndarray:
 
 
 def jitter_clip(
-    rng: np.random.Generator, images: Sequence[np.ndarray], shared: JitterRange, single: JitterRange
+    rng: Generator, images: Sequence[np.ndarray], shared: JitterRange, single: JitterRange
 ) -> list[np.ndarray]:
     """Jitter T frames H×W×3 uint8 RGB: all by the same factors, drawn from ``shared``, and each by its own."""
     clip = shared.draw(rng)
@@ -61,46 +61,40 @@ def shift_hue(image: np.ndarray, turn: float) -> np.ndarray:
     return cv2.cvtColor(cv2.merge((hue, saturation, value)), cv2.COLOR_HSV2RGB_FULL)
 
 
-class CopyPaste(NamedTuple):
-    """Pastes, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
+def copy_paste(
+    rng: Generator, frames: list[np.ndarray], ids: np.ndarray, pairs: Sequence[Pair], probability: float
+) -> list[int]:
+    """Paste, with ``probability``, an object of the still images ``pairs``, which moves on a path of its own.
 
-    It passes in front of the video's objects or behind them, half of the time each, but never in front where it would
-    hide most of them in the first frame.
+    Draws into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; returns the new id, the lowest free one, if
+    any. The object passes in front of the video's objects or behind them, half of the time each, but never in front
+    where it would hide most of them in the first frame. It may be hidden or outside of the frame.
     """
-
-    pairs: Sequence[Pair]
-    probability: float
-
-    def __call__(self, rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray) -> list[int]:
-        """Draw into T ``frames`` S×S×3 uint8 and ``ids`` T×S×S uint8, in place; return the new id, if any.
-
-        It is the lowest free one. Its object may be hidden or outside of the frame.
-        """
-        if rng.random() >= self.probability:
-            return []
-        pair = self.pairs[int(rng.integers(len(self.pairs)))]
-        mask = (split_objects(rng, *read_static_mask(pair.mask))[0] > 127) * np.uint8(255)
-        box = cv2.boundingRect(mask)
-        if not box[2]:
-            return []
-        warps = _draw_path(rng, box, *ids.shape[:2])
-        shrink = min(warp.shrink() for warp in warps)
-        while shrink > min(box[2:]):  # something must be left of a very thin object
-            shrink //= 2
-        image = shift_hue(read_image(pair.image, shrink, mask.shape), rng.uniform(-0.05, 0.05))
-        alphas = [warp_alpha(mask, warp) for warp in warps]
-        covered = ids[0] > 0
-        in_front = rng.random() < 0.5 and (covered & (alphas[0] > 0.5)).sum() <= covered.sum() / 2
-        new_id = int(np.setdiff1d(np.arange(1, 256), ids)[0])
-        for frame, frame_ids, alpha, warp in zip(frames, ids, alphas, warps, strict=True):
-            if not in_front:
-                alpha = alpha * (frame_ids == 0)
-            _blend(frame, warp_image(image, warp, shrink), alpha)
-            frame_ids[alpha > 0.5] = new_id
-        return [new_id]
+    if rng.random() >= probability:
+        return []
+    pair = pairs[int(rng.integers(len(pairs)))]
+    mask = (split_objects(rng, *read_static_mask(pair.mask))[0] > 127) * np.uint8(255)
+    box = cv2.boundingRect(mask)
+    if not box[2]:
+        return []
+    warps = _draw_path(rng, box, *ids.shape[:2])
+    shrink = min(warp.shrink() for warp in warps)
+    while shrink > min(box[2:]):  # something must be left of a very thin object
+        shrink //= 2
+    image = shift_hue(read_image(pair.image, shrink, mask.shape), rng.uniform(-0.05, 0.05))
+    alphas = [warp_alpha(mask, warp) for warp in warps]
+    covered = ids[0] > 0
+    in_front = rng.random() < 0.5 and (covered & (alphas[0] > 0.5)).sum() <= covered.sum() / 2
+    new_id = int(np.setdiff1d(np.arange(1, 256), ids)[0])
+    for frame, frame_ids, alpha, warp in zip(frames, ids, alphas, warps, strict=True):
+        if not in_front:
+            alpha = alpha * (frame_ids == 0)
+        _blend(frame, warp_image(image, warp, shrink), alpha)
+        frame_ids[alpha > 0.5] = new_id
+    return [new_id]
 
 
-def _draw_path(rng: np.random.Generator, box: Sequence[int], num_frames: int, size: int) -> list[Warp]:
+def _draw_path(rng: Generator, box: Sequence[int], num_frames: int, size: int) -> list[Warp]:
     """Warps of a cut-out (``box``: left, top, width, height in its image) into T frames of S×S pixels.
 
     Its longer side is 0.2 to 0.7 of the frame; it starts inside of the frame and moves at a constant speed.
@@ -120,7 +114,7 @@ def _draw_path(rng: np.random.Generator, box: Sequence[int], num_frames: int, si
 
 
 def occlude(
-    rng: np.random.Generator, frames: list[np.ndarray], ids: np.ndarray, objects: np.ndarray, probability: float
+    rng: Generator, frames: list[np.ndarray], ids: np.ndarray, objects: np.ndarray, probability: float
 ) -> np.ndarray:
     """Paint, with ``probability``, over a part of the first of T ``frames`` S×S×3 uint8 and clear it in ``ids`` T×S×S
     uint8, both in place. Otherwise a network would see whole objects only and lose what comes into view later.

@@ -3,21 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from util.errors import InputError
 
 MAX_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
 MAX_DEFORM = 4  # ±80° of rotation, ±40° of shear
-
-
-class ExtraData(NamedTuple):
-    """Further training data, see `DataConfig.extra`."""
-
-    images: Path
-    masks: Path
-    repeat: int
-    divisor: int
 
 
 @dataclass(frozen=True)
@@ -68,11 +58,11 @@ class DataConfig:
                 raise InputError(f"--{flag} {getattr(self, flag)}: expected {expected}")
 
 
-def parse_extra(text: str) -> ExtraData:
+def parse_extra(text: str) -> tuple[Path, Path, int, int]:
     """Parse ``IMAGES:MASKS[:REPEAT[:DIVISOR]]``. Folders may begin with a drive letter. Raises `InputError`."""
     folder, number = r"((?:[A-Za-z]:(?=[\\/]))??[^:]+)", "(0*[1-9][0-9]{0,8})"
     match = re.fullmatch(f"{folder}:{folder}(?::{number}(?::{number})?)?", text)
     if match is None:
         raise InputError(f"--extra {text}: expected IMAGES:MASKS[:REPEAT[:DIVISOR]], two folders and numbers from 1 on")
     images, masks, repeat, divisor = match.groups()
-    return ExtraData(Path(images), Path(masks), int(repeat or 1), int(divisor or 1))
+    return Path(images), Path(masks), int(repeat or 1), int(divisor or 1)

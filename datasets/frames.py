@@ -10,19 +10,13 @@ FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def natural_order(name: str) -> tuple[list, str]:
-    """Sort key for names of frames, without suffix: numbers compare by value, so that ``9`` comes before ``10``.
-
-    The order is total: of ``1`` and ``01``, which are the same number, ``01`` comes first.
-    """
+    """Sort key for names of frames, without suffix: ``9`` comes before ``10``, and ``01`` before ``1``."""
     pieces = re.split("([0-9]+)", name)  # text and digits alternate
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
 
 
 def frame_files(folder: Path) -> list[str]:
-    """File names of the images in a folder, in natural order; empty if there are none, or no folder.
-
-    Raises `InputError` if two files differ in their suffix only.
-    """
+    """File names of the images in a folder, if any, in natural order. `InputError` if two differ in suffix only."""
     suffixes: dict[str, str] = {}
     for file in next(os.walk(folder), ("", [], []))[2]:  # as strings: BL30K's ten million `Path`s would take minutes
         stem, dot, suffix = file.rpartition(".")
@@ -49,10 +43,7 @@ def list_frames(folder: Path) -> list[Path]:
 
 
 def check_name(name: object, source: Path) -> str:
-    """Return the name of a video or frame that comes from the file ``source``.
-
-    Raises `InputError` unless it is a plain name: files are read and written under it.
-    """
+    """Return a name of a video or frame that was read from ``source``; `InputError` if it could leave its folder."""
     if not isinstance(name, str):
         raise InputError(f"{source}: holds {str(name)[:60]!r} where the name of a video or frame is expected")
     unsafe = not name.strip() or re.match(r"\.|.*[/\\\ufffd\0-\x1f]", name, re.DOTALL)
@@ -62,10 +53,7 @@ def check_name(name: object, source: Path) -> str:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in a text file, one per line; blank lines and repetitions are skipped.
-
-    Raises `InputError` if the file is missing, holds no names, or is not such a list.
-    """
+    """The names in a text file, one per line, without blank lines and repetitions. Raises `InputError`."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:

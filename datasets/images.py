@@ -84,9 +84,8 @@ def check_mask_size(mask: Path, size: tuple[int, ...], frame: str, frame_size: t
 def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None) -> np.ndarray:
     """⌈H/shrink⌉×⌈W/shrink⌉×3 uint8 RGB.
 
-    ``shrink``: 1, 2, 4 or 8; JPEG files are decoded at the reduced size, which is much faster. ``size``: the expected
-    (H, W) of the whole image. Raises `InputError` if the file is missing, damaged, of another size, or has more than 8
-    bits per channel.
+    ``shrink``: 1, 2, 4 or 8; JPEG files are decoded at the reduced size, which is much faster. Raises `InputError` if
+    the file is missing, damaged, not of (H, W) = ``size``, or has more than 8 bits per channel.
     """
     with _open(path) as image:
         if image.mode.startswith(("I", "F")):
@@ -160,15 +159,11 @@ def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
         return False
     if len(found) > MANY_IDS:
         return True
+    # Real thin objects leave most of the outline of the solid ones to the background, mixed values do not.
     solid = is_solid[ids].astype(np.uint8)
-    thin = (ids > 0) & (solid == 0)
-    if cv2.dilate(solid, window)[thin].mean() <= 0.5:  # thin objects that lie elsewhere
-        return False
-    # Ids up to MANY_IDS are usual for real objects: thin ones beside a solid one leave most of its outline to the
-    # background, mixed values do not.
     outline = (solid > 0) & (cv2.erode(solid, cross) == 0)
     bare = outline & (cv2.dilate((ids == 0).astype(np.uint8), cross) > 0)
-    return bool(found[-1] > MANY_IDS or bare.sum() < 0.5 * outline.sum())
+    return bool(bare.sum() < 0.5 * outline.sum())
 
 
 def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
@@ -187,10 +182,7 @@ def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def write_mask(path: Path, ids: np.ndarray, binary: bool = False) -> None:
-    """Write H×W uint8 ids as a PNG with the DAVIS palette, or, if ``binary``, as grey 0/255. Atomic.
-
-    Raises `InputError` if the file cannot be written.
-    """
+    """Write H×W uint8 ids as a PNG with the DAVIS palette, or, if ``binary``, as grey 0/255. Raises `InputError`."""
     image = Image.fromarray((ids > 0) * np.uint8(255) if binary else ids.astype(np.uint8))
     if not binary:
         image.putpalette(PALETTE.tobytes())
@@ -198,7 +190,7 @@ def write_mask(path: Path, ids: np.ndarray, binary: bool = False) -> None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Like `write_mask`, for H×W×3 uint8 RGB as JPEG (.jpg, .jpeg: quality 95) or PNG."""
+    """Write H×W×3 uint8 RGB as JPEG (.jpg, .jpeg: quality 95) or PNG. Raises `InputError`."""
     _write(path, Image.fromarray(image))
 
 
@@ -209,10 +201,7 @@ def _write(path: Path, image: Image.Image) -> None:
 
 
 def draw_masks(image: np.ndarray, ids: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """H×W×3 uint8: the image with each object tinted in its palette colour and outlined in it.
-
-    ``image`` H×W×3 uint8, ``ids`` H×W uint8, ``alpha`` in [0, 1]: opacity of the tint.
-    """
+    """The image (H×W×3 uint8) with each object of ``ids`` (H×W uint8) outlined and, with opacity ``alpha``, tinted."""
     inside = ids > 0
     tinted = cv2.addWeighted(image, 1 - alpha, PALETTE[ids], alpha, 0)
     drawn = np.where(inside[..., None], tinted, image)

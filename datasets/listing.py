@@ -1,6 +1,7 @@
 """The videos to segment: DAVIS, YouTube-VOS, and your own folders and video files.
 
-A listed video whose files are faulty is a `FaultyVideo`; missing folders and faulty lists raise `InputError`.
+A video of a data set that is faulty is listed as a `FaultyVideo`. All else that is missing or faulty raises
+`InputError`: folders, lists, and a video file or its masks.
 """
 
 import json
@@ -20,10 +21,7 @@ SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
 
 
 def find_davis(root: Path) -> tuple[Path, int] | None:
-    """The folder under ``root``, or ``root`` itself, that holds videos with all their masks, and its year.
-
-    2017 is preferred to 2016; None if there is neither.
-    """
+    """The folder under or at ``root`` that holds videos with all their masks, and its year, rather 2017 than 2016."""
     for base, year in ((root / "2017/trainval", 2017), (root / "trainval", 2017), (root / "2016", 2016), (root, 2016)):
         if (base / "JPEGImages/480p").is_dir():
             return base, year
@@ -31,10 +29,7 @@ def find_davis(root: Path) -> tuple[Path, int] | None:
 
 
 def davis_names(base: Path, year: int, split: str) -> list[str]:
-    """Names of a split's videos: from the list in ``base/ImageSets/<year>/`` if there is one, else the official ones.
-
-    Raises `InputError` for a file that is not a list of names.
-    """
+    """Names of a split's videos: from ``base/ImageSets/<year>/`` if a list is there, else the official ones."""
     file = f"{'test-dev' if split == 'testdev' else split}.txt"
     listed = base / "ImageSets" / str(year) / file
     return read_names(listed if listed.is_file() else LISTS / f"davis{year}_{file}")
@@ -144,10 +139,7 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
 
 
 def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
-    """One video file; each of ``masks`` is ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0).
-
-    Raises `InputError` for anything missing or faulty, and for two masks of the same frame.
-    """
+    """One video file; each of ``masks`` is ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0)."""
     by_frame: dict[int, Path] = {}
     for value in masks:
         number, _, file = value.partition(":")
@@ -183,11 +175,9 @@ def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> 
 
 
 def _mask_files(folder: Path) -> dict[str, Path]:
-    """{name of the frame: mask file}, in order. Raises `InputError` if there is none."""
+    """{name of the frame: mask file}, in order."""
     masks = {path.stem: path for path in folder.glob("[!.]*") if path.suffix.lower() == ".png"}
     if not masks:
-        raise InputError(
-            f"{folder}: no mask for video {folder.name}; expected a PNG with the name of the frame on which an object"
-            " first appears"
-        )
+        expected = "a PNG with the name of the frame on which an object first appears"
+        raise InputError(f"{folder}: no mask for video {folder.name}; expected {expected}")
     return {stem: masks[stem] for stem in sorted(masks, key=natural_order)}

@@ -1,9 +1,8 @@
 """The stream of training clips: in which order they come, and the worker processes that make them.
 
-Training is one endless stream of samples, cut from one permutation of the data after the other. Position p of the
-stream decides everything about its sample: which it is, its randomness and the frame distance. So the samples do not
-depend on the number of workers, W processes with batch b see in each step what one process with batch W·b sees, and
-training resumes exactly from any position.
+The stream is one permutation of the data after the other. A position decides everything about its sample: which it is,
+its randomness and the frame distance. So the samples do not depend on the number of workers, W processes with batch b
+see in each step what one process with batch W·b sees, and training resumes exactly from any position.
 """
 
 import os
@@ -44,11 +43,10 @@ def clip_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[PackedClip]:
-    """Batches for one process, from sample ``start`` of the training to sample ``stop``, counted over all processes.
+    """Batches of one process, from position ``start`` of the stream to ``stop``, the end of the training.
 
-    ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` samples: ``stop`` is that times the
-    number of steps, and ``start`` that times the steps taken before (the number to save for an exact resume; the frame
-    distance depends on ``position / stop``). Raises `InputError`, in one line, for what goes wrong in a worker.
+    ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` positions. Raises `InputError`, in one
+    line, for what goes wrong in a worker.
     """
     loader = DataLoader(
         dataset,
@@ -62,8 +60,8 @@ def clip_batches(
     try:
         batches = iter(loader)
         if hasattr(signal, "SIGCHLD"):
-            # PyTorch's handler raises wherever the main process happens to be when a worker dies, even in a destructor
-            # or while another error is handled. Without it the loader sees a dead worker by itself.
+            # PyTorch's handler raises wherever the main process happens to be when a worker dies, even in a destructor.
+            # Without it the loader sees a dead worker by itself.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         yield from batches
     except InputError as error:  # from a worker it comes with a traceback, its own line last
@@ -72,17 +70,13 @@ def clip_batches(
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
-        raise InputError(
-            f"a data worker died ({reason}), most often for lack of memory or of /dev/shm; try fewer --num_workers or a"
-            " smaller --batch_size"
-        ) from error
+        advice = "often for lack of memory or of /dev/shm; try fewer --num_workers or a smaller --batch_size"
+        raise InputError(f"a data worker died ({reason}), {advice}") from error
 
 
 def _init_worker(worker: int) -> None:
-    """One thread per worker, in a process group of its own.
-
-    Ctrl-C and a launcher's SIGTERM go to the group of the main process, which needs the batch it waits for to finish
-    its iteration, save and stop. A signal to the worker itself still ends it.
+    """One thread per worker, in a process group of its own: Ctrl-C and a launcher's SIGTERM go to the group of the main
+    process, which needs the batch that it waits for to finish its iteration, save and stop.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -3,17 +3,16 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from datasets.augmentation import CopyPaste
 from datasets.clip import PackedClip
 from datasets.config import DataConfig, parse_extra
 from datasets.frames import FRAME_SUFFIXES, read_names
 from datasets.listing import davis_names, find_davis
-from datasets.pairs import VideoFolder, static_pairs
+from datasets.pairs import Pair, VideoFolder, static_pairs
 from datasets.sources import MAX_OBJECTS, StaticClips, VideoClips
 from datasets.synthetic import SyntheticClips
 from util.errors import InputError
@@ -21,21 +20,15 @@ from util.errors import InputError
 STATIC_SETS = {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ecssd": 1, "BIG_small": 5, "HRSOD_small": 5}  # repeats
 
 
-class ClipSource(Protocol):
-    """A data set that clips are drawn from."""
-
-    def __len__(self) -> int: ...
-
-    def sample(self, index: int, rng: np.random.Generator, progress: float) -> PackedClip:
-        """A clip of item ``index``, with all randomness from ``rng``, after ``progress`` (0 to 1) of the training."""
+ClipSource = StaticClips | VideoClips | SyntheticClips
 
 
 class SampleRequest(NamedTuple):
-    """What the sampler asks a mixture for: the arguments of `ClipSource.sample`."""
+    """What the sampler asks a mixture for."""
 
     item: int  # of the whole mixture
-    seed: tuple[int, ...]
-    progress: float
+    seed: tuple[int, ...]  # of all randomness
+    progress: float  # of the training, 0 to 1
 
 
 class Entry(NamedTuple):
@@ -71,16 +64,17 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
 
     Stage 0: the sub-folders of ``static_root``, those of `STATIC_SETS` as often as it says and others once (or the
     folder itself, if images lie in it). Stage 1: BL30K. Stages 2 and 3: the training videos of DAVIS five times and
-    YouTube-VOS once. Clips have slots for one object in stage 0 and for two in the others.
-
-    Logs the mixture, with a warning if known sets are missing. Raises `InputError` for faulty data and if there is
-    none at all.
+    YouTube-VOS once. Clips have slots for one object in stage 0 and for two in the others. Warns of missing sets.
+    Raises `InputError` for faulty data and if there is none at all.
     """
     if stage not in range(4):
         raise InputError(f"stage {stage}: unknown; expected 0, 1, 2 or 3")
     max_objects = MAX_OBJECTS if stage else 1
-    copy_paste = _copy_paste(data)
-    entries, missing = _videos(stage, data, copy_paste) if stage else _stills(data)
+    stills = _static_folders(data.static_root) if data.paste else []
+    cutouts = [pair for folder in stills for pair in static_pairs(folder)]
+    if data.paste and not cutouts:
+        raise InputError(f"{data.static_root}: no images with masks, which --paste cuts objects from")
+    entries, missing = _videos(stage, data, cutouts) if stage else _stills(data)
     for text in data.extra:
         images, masks, repeat, divisor = parse_extra(text)
         files = images.iterdir() if images.is_dir() else ()
@@ -88,7 +82,7 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
         if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in files):
             clips = StaticClips(static_pairs(images, masks), data, max_objects)
         else:
-            clips = VideoClips(VideoFolder(images, masks), data, copy_paste, divisor=divisor)
+            clips = VideoClips(VideoFolder(images, masks), data, cutouts, divisor=divisor)
         entries.append(Entry(str(images), clips, repeat))
     if data.synthetic:
         generated = SyntheticClips(data.synthetic, num_frames=data.num_frames, size=data.crop, max_objects=max_objects)
@@ -114,28 +108,26 @@ def _stills(data: DataConfig) -> tuple[list[Entry], list[str]]:
     return entries, [f"{missing} in {data.static_root}"] if missing else []
 
 
-def _videos(stage: int, data: DataConfig, copy_paste: CopyPaste | None) -> tuple[list[Entry], list[str]]:
+def _videos(stage: int, data: DataConfig, cutouts: list[Pair]) -> tuple[list[Entry], list[str]]:
     """Like `_stills`, for the stages 1 to 3."""
     if stage == 1:
         if not data.bl_root.is_dir():
             return [], [f"BL30K in {data.bl_root}"]
         folder = VideoFolder(data.bl_root / "JPEGImages", data.bl_root / "Annotations")
-        clips = VideoClips(folder, data, copy_paste, min_area=0.25, last_drop=0.8, large_objects=True)
+        clips = VideoClips(folder, data, cutouts, min_area=0.25, last_drop=0.8, large_objects=True)
         return [Entry("BL30K", clips)], []
     entries, missing = [], []
     if davis := find_davis(data.davis_root):
         base, year = davis
         folder = VideoFolder(base / "JPEGImages/480p", base / "Annotations/480p", davis_names(base, year, "train"))
-        entries.append(Entry(f"DAVIS {year}", VideoClips(folder, data, copy_paste), repeat=5))
+        entries.append(Entry(f"DAVIS {year}", VideoClips(folder, data, cutouts), repeat=5))
     else:
         missing.append(f"DAVIS in {data.davis_root}")
     images = data.yv_root / "train_480p/JPEGImages"
     if images.is_dir():
         names = read_names(data.yv_list) if data.yv_list else None
         folder = VideoFolder(images, images.with_name("Annotations"), names)
-        entries.append(
-            Entry("YouTube-VOS", VideoClips(folder, data, copy_paste, divisor=5))
-        )  # annotated at 6 of 30 fps
+        entries.append(Entry("YouTube-VOS", VideoClips(folder, data, cutouts, divisor=5)))  # annotated at 6 of 30 fps
     else:
         missing.append(f"YouTube-VOS in {data.yv_root}")
     return entries, missing
@@ -147,12 +139,3 @@ def _static_folders(root: Path) -> list[Path]:
     if any(path.suffix.lower() in (".jpg", ".jpeg") for path in files):
         return [root]
     return [path for path in files if path.is_dir() and not path.name.startswith(".")]
-
-
-def _copy_paste(data: DataConfig) -> CopyPaste | None:
-    if not data.paste:
-        return None
-    pairs = [pair for folder in _static_folders(data.static_root) for pair in static_pairs(folder)]
-    if not pairs:
-        raise InputError(f"{data.static_root}: no images with masks, which --paste cuts objects from")
-    return CopyPaste(pairs, data.paste)

@@ -1,6 +1,7 @@
 """What a training clip shows: which frames of a video, and which objects."""
 
 import numpy as np
+from numpy.random import Generator
 
 MIN_AREA = 1 / 400  # of a still image, for an object to be chosen, unless all are smaller
 
@@ -15,7 +16,7 @@ def max_jump(progress: float, last_drop: float = 0.9, divisor: int = 1) -> int:
     return max(1, ([5] + [jump for start, jump in steps if progress >= start])[-1] // divisor)
 
 
-def choose_frames(rng: np.random.Generator, length: int, num_frames: int, jump: int) -> np.ndarray:
+def choose_frames(rng: Generator, length: int, num_frames: int, jump: int) -> np.ndarray:
     """``num_frames`` frame numbers below ``length``, in reverse order half of the time.
 
     The distribution of the STCN program: a uniform start up to ``length - jump``, then gaps uniform in 1 to
@@ -47,7 +48,7 @@ def visible_objects(ids: np.ndarray, large: bool = False) -> np.ndarray:
     return np.flatnonzero(enough[1:]) + 1
 
 
-def split_objects(rng: np.random.Generator, values: np.ndarray, are_ids: bool, most: int = 1) -> list[np.ndarray]:
+def split_objects(rng: Generator, values: np.ndarray, are_ids: bool, most: int = 1) -> list[np.ndarray]:
     """Up to ``most`` objects of a still image's mask (H×W uint8), at least one mask: each H×W uint8, 0 to 255.
 
     If the values ``are_ids``, the objects are chosen at random, and their masks are 0 and 255; one mask of zeros if

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
-from datasets.augmentation import CopyPaste, JitterRange, jitter_clip, occlude, shift_hue
+from datasets.augmentation import JitterRange, copy_paste, jitter_clip, occlude, shift_hue
 from datasets.clip import PackedClip, pack_clip
 from datasets.config import DataConfig
 from datasets.images import read_image, read_mask, read_static_mask
@@ -32,7 +33,7 @@ class StaticClips:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def sample(self, index: int, rng: np.random.Generator, progress: float = 0.0) -> PackedClip:
+    def sample(self, index: int, rng: Generator, progress: float = 0.0) -> PackedClip:
         """A clip of image ``index``, or of another one if that shows no object. ``progress`` changes nothing."""
         num_frames, size = self.data.num_frames, self.data.crop
         for _ in range(IMAGES):
@@ -64,7 +65,7 @@ class VideoClips:
 
     videos: VideoFolder
     data: DataConfig
-    copy_paste: CopyPaste | None = None  # for clips that show one object
+    cutouts: Sequence[Pair] = ()  # still images for `copy_paste` into clips that show one object
     min_area: float = 0.36  # of the random crop, relative to the frame
     last_drop: float = 0.9  # see `datasets.sampling.max_jump`
     divisor: int = 1  # see `datasets.sampling.max_jump`
@@ -73,7 +74,7 @@ class VideoClips:
     def __len__(self) -> int:
         return len(self.videos)
 
-    def sample(self, index: int, rng: np.random.Generator, progress: float = 0.0) -> PackedClip:
+    def sample(self, index: int, rng: Generator, progress: float = 0.0) -> PackedClip:
         """A clip of video ``index``, or of another one if that shows no object.
 
         ``progress``: see `datasets.sampling.max_jump`.
@@ -93,23 +94,21 @@ class VideoClips:
             if len(objects):
                 break
         else:
-            raise InputError(
-                f"{self.videos.masks}: no object in {VIDEOS * ATTEMPTS} clips (the last from"
-                f" {self.videos.videos[index]}); expected masks of objects"
-            )
+            clips = f"{VIDEOS * ATTEMPTS} clips, the last from {self.videos.videos[index]}"
+            raise InputError(f"{self.videos.masks}: no object in {clips}; expected masks of objects")
         frames = []
         for pair, warp in zip(pairs, warps, strict=True):
             shrink = warp.shrink()
             frames.append(warp_image(read_image(pair.image, shrink, (height, width)), warp, shrink))
-        if self.copy_paste and len(objects) < MAX_OBJECTS:
-            objects = np.intersect1d([*objects, *self.copy_paste(rng, frames, ids)], ids[0])
+        if self.cutouts and len(objects) < MAX_OBJECTS:
+            pasted = copy_paste(rng, frames, ids, self.cutouts, self.data.paste)
+            objects = np.intersect1d([*objects, *pasted], ids[0])
         objects = occlude(rng, frames, ids, objects, self.data.reveal)
         frames = jitter_clip(rng, frames, JitterRange(0.1, 0.03, 0.03, grey=0.05), JitterRange(0.01, 0.01, 0.01))
         chosen = rng.choice(objects, min(MAX_OBJECTS, len(objects)), replace=False)
-        name = f"{self.videos.videos[index]}/{pairs[0].image.stem}"
-        return pack_clip(frames, ids, chosen, MAX_OBJECTS, name)
+        return pack_clip(frames, ids, chosen, MAX_OBJECTS, f"{self.videos.videos[index]}/{pairs[0].image.stem}")
 
-    def _choose(self, index: int, rng: np.random.Generator, progress: float) -> list[Pair]:
+    def _choose(self, index: int, rng: Generator, progress: float) -> list[Pair]:
         frames = self.videos.frames(index)
         jump = max_jump(progress, self.last_drop, self.divisor)
         times = choose_frames(rng, len(frames), self.data.num_frames, jump)

@@ -1,7 +1,7 @@
 """Geometric augmentation of training clips: all steps of a frame (flip, scale, affine, crop, resize, thin-plate spline)
-are composed into one map from output to source pixels, so that an image and its mask are each sampled once.
+are composed into one map from output (S×S) to source (H×W), so that an image and its mask are each sampled once.
 
-Notation: H×W source, S×S output, T frames. Coordinates are (x, y) in pixels; pixel (0, 0) covers [0, 1)×[0, 1).
+Coordinates are (x, y) in pixels; pixel (0, 0) covers [0, 1)×[0, 1).
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from datasets.images import SHRINKS
 
@@ -34,7 +35,7 @@ class Warp(NamedTuple):
 
 
 def static_warps(
-    rng: np.random.Generator,
+    rng: Generator,
     height: int,
     width: int,
     num_frames: int,
@@ -65,7 +66,7 @@ def static_warps(
 
 
 def video_warps(
-    rng: np.random.Generator, height: int, width: int, num_frames: int, size: int, min_area: float = 0.36
+    rng: Generator, height: int, width: int, num_frames: int, size: int, min_area: float = 0.36
 ) -> list[Warp]:
     """Video stages: flip and random resized crop (``min_area`` to 1 of H×W) for the clip, an affine for each frame."""
     left, top, crop_width, crop_height = _draw_crop(rng, height, width, min_area)
@@ -92,16 +93,14 @@ def around(centre: np.ndarray, linear: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def draw_affine(
-    rng: np.random.Generator, degrees: float, shear: float, zoom: tuple[float, float] = (1.0, 1.0)
-) -> np.ndarray:
+def draw_affine(rng: Generator, degrees: float, shear: float, zoom: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """2×2: shear along x, then zoom and rotation; both angles are uniform in ± their bound, in degrees."""
     angle, slant = np.radians(rng.uniform(-degrees, degrees)), np.radians(rng.uniform(-shear, shear))
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return rng.uniform(*zoom) * rotation @ [[1, -math.tan(slant)], [0, 1]]
 
 
-def _draw_crop(rng: np.random.Generator, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
+def _draw_crop(rng: Generator, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
     """Left, top, width, height of a crop: area uniform in min_area…1, aspect log-uniform in 3/4…4/3."""
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1)
@@ -154,7 +153,7 @@ def _sample(
     return cv2.remap(source, x, y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
 
-def random_spline(rng: np.random.Generator, size: int, points: int = 12, sigma: float = 0.02) -> np.ndarray:
+def random_spline(rng: Generator, size: int, points: int = 12, sigma: float = 0.02) -> np.ndarray:
     """2×S×S float32: the (x, y) in pixels that each pixel of an S×S output shows.
 
     Random control points, each moved by N(0, sigma) image sizes along both axes; no two share a row or a column, which

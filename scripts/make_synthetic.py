@@ -31,36 +31,25 @@ layouts (DIR is --output, SPLIT is --split; a VIDEO is named after its seed, suc
 
 Nothing but the videos and lists of an earlier run is ever replaced: the program stops before it writes anything.
 
-examples:
-  # ten videos of four objects, two of which enter later, where eval_youtube.py looks for its data
+example, ten videos of four objects, two of which enter later, where eval_youtube.py looks for its data:
   python scripts/make_synthetic.py --layout youtube --output data/YouTube --num_objects 4 --late 2
-  # three frames of one video and their masks
-  python scripts/make_synthetic.py --contact_sheet output/sheet.jpg --num_frames 28 --late 1 --seed 1
 """
 
-# Folders that hold a folder for each video, and what is in it: the frames, the ids of all objects, the same as a binary
-# mask, or only the ids of the objects annotated first in the frame. Those in SPLIT/ hold every fifth frame.
-FOLDERS = {
-    "davis2016": {"JPEGImages/480p": "frame", "Annotations/480p": "binary"},
-    "davis2017": {"trainval/JPEGImages/480p": "frame", "trainval/Annotations/480p": "ids"},
-    "generic": {"JPEGImages": "frame", "GroundTruth": "ids", "Annotations": "new"},
-    "youtube": {
-        "all_frames/SPLIT_all_frames/JPEGImages": "frame",
-        "all_frames/SPLIT_all_frames/GroundTruth": "ids",
-        "SPLIT/JPEGImages": "frame",
-        "SPLIT/GroundTruth": "ids",
-        "SPLIT/Annotations": "new",
-    },
-}
-LISTS = {
-    "davis2016": "ImageSets/2016/SPLIT.txt",
-    "davis2017": "trainval/ImageSets/2017/SPLIT.txt",
-    "youtube": "SPLIT/meta.json",
-    "generic": None,
+# The list of videos, if any, and the folders that hold a folder for each: JPEGImages its frames, GroundTruth the ids of
+# all objects, Annotations the same in DAVIS, otherwise only objects annotated first. SPLIT/ has every fifth frame.
+DAVIS = ["JPEGImages/480p", "Annotations/480p"]
+LAYOUTS: dict[str, tuple[str | None, list[str]]] = {
+    "davis2016": ("ImageSets/2016/SPLIT.txt", DAVIS),
+    "davis2017": ("trainval/ImageSets/2017/SPLIT.txt", [f"trainval/{name}" for name in DAVIS]),
+    "generic": (None, ["JPEGImages", "GroundTruth", "Annotations"]),
+    "youtube": (
+        "SPLIT/meta.json",
+        [f"all_frames/SPLIT_all_frames/{name}" for name in ("JPEGImages", "GroundTruth")]
+        + [f"SPLIT/{name}" for name in ("JPEGImages", "GroundTruth", "Annotations")],
+    ),
 }
 YOUTUBE_STEP = 5
 PREFIX = "synthetic-"  # of the videos' names
-MARKER = "synthetic.txt"  # in the output folder: its videos are this program's
 
 
 def write_video(output: Path, name: str, layout: str, split: str, scene: Scene, num_frames: int) -> dict[int, int]:
@@ -77,32 +66,29 @@ def write_video(output: Path, name: str, layout: str, split: str, scene: Scene, 
             area = np.bincount(ids.ravel(), minlength=MAX_OBJECTS + 1)
             candidates = [i for i in scene.present(t) if area[i] >= ids.size / 1000] if t else np.unique(ids[ids > 0])
             first |= {int(i): t for i in candidates if i not in first}
-        new = [i for i, start in first.items() if start == t]
-        for folder, content in FOLDERS[layout].items():
-            if folder.startswith("SPLIT/") and t % YOUTUBE_STEP or content == "new" and not new:
-                continue
+        for folder in LAYOUTS[layout][1]:
             path = output / folder.replace("SPLIT", split) / name / f"{t:05d}"
-            if content == "frame":
+            only_new = folder.endswith("Annotations")
+            shown = [i for i, start in first.items() if start == t or not only_new]
+            if folder.startswith("SPLIT/") and t % YOUTUBE_STEP or only_new and not shown:
+                continue
+            if "JPEGImages" in folder:
                 write_image(path.with_suffix(".jpg"), frame)
             else:
-                shown = np.isin(ids, new if content == "new" else list(first))
-                write_mask(path.with_suffix(".png"), np.where(shown, ids, 0), binary=content == "binary")
+                write_mask(path.with_suffix(".png"), np.where(np.isin(ids, shown), ids, 0), layout == "davis2016")
     return first
 
 
 def write_list(path: Path, videos: dict[str, dict[int, int]], num_frames: int) -> None:
     """List the videos, {name: {id: frame of its first annotation}}, in a meta.json of YouTube-VOS or a text file."""
+    text = "".join(f"{name}\n" for name in videos)
     if path.suffix == ".json":
-        frames = [f"{t:05d}" for t in range(0, num_frames, YOUTUBE_STEP)]
-        meta = {
-            name: {
-                "objects": {i: {"category": "figure", "frames": frames[t // YOUTUBE_STEP :]} for i, t in first.items()}
-            }
-            for name, first in videos.items()
-        }
+        meta: dict[str, dict] = {name: {"objects": {}} for name in videos}
+        for name, first in videos.items():
+            for i, start in first.items():
+                frames = [f"{t:05d}" for t in range(start, num_frames, YOUTUBE_STEP)]
+                meta[name]["objects"][i] = {"category": "figure", "frames": frames}
         text = json.dumps({"videos": meta}, indent=1)
-    else:
-        text = "".join(f"{name}\n" for name in videos)
     write_bytes(path, text.encode())
 
 
@@ -112,7 +98,7 @@ def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
     Raises `InputError`, and changes nothing, if any of these exists in an output that is not marked, or if ``listing``
     exists and lists other videos than generated ones.
     """
-    marker, text = output / MARKER, f"The videos {PREFIX}* are written by scripts/make_synthetic.py.\n"
+    marker, text = output / "synthetic.txt", f"The videos {PREFIX}* are written by scripts/make_synthetic.py.\n"
     existing = [path for path in (marker, listing, *folders) if path and path.exists()]
     if existing and not (marker.is_file() and marker.read_text(errors="replace") == text):
         raise InputError(f"{existing[0]}: exists and was not written by this program; choose another --output")
@@ -126,11 +112,10 @@ def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
             stale.unlink()
 
 
-def contact_sheet(scene: Scene, num_frames: int, columns: int = 3) -> np.ndarray:
-    """Evenly spaced frames above the same frames with their masks drawn in: 2H×(columns·W)×3 uint8."""
-    rendered = [scene.render(round(i * (num_frames - 1) / (columns - 1))) for i in range(columns)]
-    plain = np.hstack([image for image, _ in rendered])
-    return np.vstack([plain, np.hstack([draw_masks(image, ids) for image, ids in rendered])])
+def contact_sheet(scene: Scene, num_frames: int) -> np.ndarray:
+    """Three evenly spaced frames above the same frames with their masks drawn in: 2H×3W×3 uint8."""
+    rendered = [scene.render(t) for t in (0, num_frames // 2, num_frames - 1)]
+    return np.hstack([np.vstack([image, draw_masks(image, ids)]) for image, ids in rendered])
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -145,7 +130,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="folder to write to")
-    parser.add_argument("--layout", choices=FOLDERS, default="davis2017")
+    parser.add_argument("--layout", choices=LAYOUTS, default="davis2017")
     parser.add_argument("--split", help="name of the list or folder of the videos (default: val; youtube: valid)")
     parser.add_argument("--num_videos", type=int, default=10, help="(default: 10)")
     parser.add_argument("--num_frames", type=int, default=60, help="frames per video (default: 60)")
@@ -173,22 +158,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    names = {f"{PREFIX}{seed:04d}": seed for seed in range(args.seed, args.seed + args.num_videos)}
 
-    def scene(seed: int) -> Scene:
-        return Scene(seed, args.num_frames, args.size, args.num_objects, args.late, args.leaving)
+    def scene(name: str) -> Scene:
+        return Scene(names[name], args.num_frames, args.size, args.num_objects, args.late, args.leaving)
 
-    def write(seed: int) -> dict[int, int]:
-        return write_video(args.output, f"{PREFIX}{seed:04d}", args.layout, args.split, scene(seed), args.num_frames)
+    def write(name: str) -> dict[int, int]:
+        return write_video(args.output, name, args.layout, args.split, scene(name), args.num_frames)
 
-    first_scene = scene(args.seed)  # raises for bad settings before anything is written
+    first_scene = scene(next(iter(names)))  # raises for bad settings before anything is written
     if args.output:
-        seeds = range(args.seed, args.seed + args.num_videos)
-        names = [f"{PREFIX}{seed:04d}" for seed in seeds]
-        roots = [args.output / folder.replace("SPLIT", args.split) for folder in FOLDERS[args.layout]]
-        listed = LISTS[args.layout]
+        listed, folders = LAYOUTS[args.layout]
         listing = args.output / listed.replace("SPLIT", args.split) if listed else None
+        roots = [args.output / folder.replace("SPLIT", args.split) for folder in folders]
         claim(args.output, [root / name for root in roots for name in names], listing)
-        first = parallel_map(write, seeds, "videos")
+        first = parallel_map(write, names, "videos")
         if listing:  # last, so that the videos it lists are complete
             write_list(listing, dict(zip(names, first, strict=True)), args.num_frames)
         print(f"{args.num_videos} video{'s' * (args.num_videos > 1)} of {args.num_frames} frames: {args.output}")

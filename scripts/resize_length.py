@@ -1,7 +1,5 @@
 """Make the copy of a static data set that training reads: short side 384, masks resized with nearest neighbour.
 
-Example:
-
     python scripts/resize_length.py downloads/BIG data/static/BIG_small
 
 Runs on all cores. Existing files are kept, so an interrupted run can be started again.
@@ -14,12 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.resize import resize_program
-from util.errors import exit_on_input_error
 
 
-@exit_on_input_error
-def main(arguments: list[str] | None = None) -> int:
-    return resize_program(__doc__, 384, None, arguments)
+def main(arguments: list[str] | None = None) -> None:
+    resize_program(__doc__, 384, None, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Make the copy of YouTube-VOS that training reads: short side 480, masks resized with nearest neighbour.
 
-Example:
-
     python scripts/resize_youtube.py data/YouTube/train data/YouTube/train_480p
 
 Runs on all cores. Existing files are kept, so an interrupted run can be started again.
@@ -14,12 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.resize import resize_program
-from util.errors import exit_on_input_error
 
 
-@exit_on_input_error
-def main(arguments: list[str] | None = None) -> int:
-    return resize_program(__doc__, 480, ("data/YouTube/train", "data/YouTube/train_480p"), arguments)
+def main(arguments: list[str] | None = None) -> None:
+    resize_program(__doc__, 480, ("data/YouTube/train", "data/YouTube/train_480p"), arguments)
 
 
 if __name__ == "__main__":

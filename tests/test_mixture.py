@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.config import DataConfig, ExtraData, parse_extra
+from datasets.config import DataConfig, parse_extra
 from datasets.images import write_mask
 from datasets.loader import sample_requests
 from datasets.mixture import Mixture, build_dataset
@@ -91,7 +91,7 @@ def test_copy_paste_needs_images(tmp_path):
         build_dataset(3, data)
     write_static(tmp_path / "static_root", 2)
     clips = build_dataset(3, data).entries[0].clips
-    assert isinstance(clips, VideoClips) and clips.copy_paste and len(clips.copy_paste.pairs) == 2
+    assert isinstance(clips, VideoClips) and len(clips.cutouts) == 2
 
 
 def test_no_data_at_all_is_told(tmp_path):
@@ -118,7 +118,7 @@ def test_no_data_at_all_is_told(tmp_path):
 )
 def test_extra_is_two_folders_and_two_numbers(text, expected):
     images, masks, repeat, divisor = expected
-    assert parse_extra(text) == ExtraData(Path(images), Path(masks), repeat, divisor)
+    assert parse_extra(text) == (Path(images), Path(masks), repeat, divisor)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a:", ":b", "a:b:0", "a:b:x", "a:b:1:0", "a:b:1:2:3", "a:b:", "a:b:-1"])

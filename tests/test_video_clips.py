@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.augmentation import CopyPaste
 from datasets.clip import Clip
 from datasets.config import DataConfig
 from datasets.images import write_mask
@@ -15,8 +14,9 @@ from tests.folders import assert_mask_sticks, bars, blob, is_coloured, write_sta
 from util.errors import InputError
 
 
-def clips_of(root, size: int = 64, **options) -> VideoClips:
-    return VideoClips(VideoFolder(root / "JPEGImages", root / "Annotations"), DataConfig(crop=size), **options)
+def clips_of(root, size: int = 64, paste: float = 0.0, **options) -> VideoClips:
+    folder = VideoFolder(root / "JPEGImages", root / "Annotations")
+    return VideoClips(folder, DataConfig(crop=size, paste=paste), **options)
 
 
 def sample(clips: VideoClips, seed: int = 0, progress: float = 0.0) -> Clip:
@@ -84,7 +84,7 @@ def test_jump_and_divisor_reach_the_choice_of_frames(tmp_path):
 def test_pasted_objects_pass_in_front_and_behind(tmp_path):
     root = write_videos(tmp_path, ["a"], frames=9, size=(120, 160))
     pairs = static_pairs(write_static(tmp_path / "static", 2))
-    plain, pasting = clips_of(root, 96), clips_of(root, 96, copy_paste=CopyPaste(pairs, 1.0))
+    plain, pasting = clips_of(root, 96), clips_of(root, 96, 1.0, cutouts=pairs)
     in_front = behind = 0
     for seed in range(30):
         before, after = sample(plain, seed), sample(pasting, seed)
@@ -99,7 +99,7 @@ def test_pasted_objects_pass_in_front_and_behind(tmp_path):
         behind += torch.equal(old, video)
         assert not torch.equal(new[0], new[1])
     assert in_front >= 5 and behind >= 5
-    assert not any(sample(clips_of(root, 96, copy_paste=CopyPaste(pairs, 0.0)), seed).valid[1] for seed in range(5))
+    assert not any(sample(clips_of(root, 96, 0.0, cutouts=pairs), seed).valid[1] for seed in range(5))
 
 
 def test_faulty_videos_are_named(tmp_path):
