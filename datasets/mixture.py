@@ -18,8 +18,6 @@ from datasets.synthetic import SyntheticClips
 from util.errors import InputError
 
 STATIC_SETS = {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ecssd": 1, "BIG_small": 5, "HRSOD_small": 5}  # repeats
-
-
 ClipSource = StaticClips | VideoClips | SyntheticClips
 
 

@@ -143,8 +143,7 @@ def frames_video(
     )
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """H×W×3 uint8, turned upright as the file says (phones store portrait videos as landscape)."""
+def _rgb(frame: av.VideoFrame) -> np.ndarray:  # H×W×3 uint8, upright: phones store portrait videos as landscape
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 

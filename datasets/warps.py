@@ -35,13 +35,7 @@ class Warp(NamedTuple):
 
 
 def static_warps(
-    rng: Generator,
-    height: int,
-    width: int,
-    num_frames: int,
-    size: int,
-    spline: float = 1 / 3,
-    deform: float = 1.0,
+    rng: Generator, height: int, width: int, num_frames: int, size: int, spline: float = 1 / 3, deform: float = 1.0
 ) -> list[Warp]:
     """Stage 0: a clip from one H×W image. Flip and scale for the clip; affine, crop and spline for each frame.
 
@@ -153,14 +147,14 @@ def _sample(
     return cv2.remap(source, x, y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
 
-def random_spline(rng: Generator, size: int, points: int = 12, sigma: float = 0.02) -> np.ndarray:
+def random_spline(rng: Generator, size: int) -> np.ndarray:
     """2×S×S float32: the (x, y) in pixels that each pixel of an S×S output shows.
 
-    Random control points, each moved by N(0, sigma) image sizes along both axes; no two share a row or a column, which
+    Twelve random points, each moved by N(0, 0.02) image sizes along both axes; no two share a row or a column, which
     keeps the fit well conditioned.
     """
-    source = np.column_stack([rng.choice(size, points, replace=False) for _ in "xy"]) / size
-    target = source + rng.normal(scale=sigma, size=source.shape)
+    source = np.column_stack([rng.choice(size, 12, replace=False) for _ in "xy"]) / size
+    target = source + rng.normal(scale=0.02, size=source.shape)
     return tps_grid(tps_theta(source, target), target, size, size) * np.float32(size - 1)
 
 
