@@ -159,11 +159,15 @@ def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
         return False
     if len(found) > MANY_IDS:
         return True
-    # Real thin objects leave most of the outline of the solid ones to the background, mixed values do not.
     solid = is_solid[ids].astype(np.uint8)
+    thin = (ids > 0) & (solid == 0)
+    if cv2.dilate(solid, window)[thin].mean() <= 0.5:  # thin objects that lie elsewhere
+        return False
+    # Ids up to MANY_IDS are usual for real objects: thin ones beside a solid one leave most of its outline to the
+    # background, mixed values do not.
     outline = (solid > 0) & (cv2.erode(solid, cross) == 0)
     bare = outline & (cv2.dilate((ids == 0).astype(np.uint8), cross) > 0)
-    return bool(bare.sum() < 0.5 * outline.sum())
+    return bool(found[-1] > MANY_IDS or bare.sum() < 0.5 * outline.sum())
 
 
 def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
