@@ -1,8 +1,8 @@
 """The result files of each video, and the record that says how they were made and whether they are complete.
 
-The record of a video is ``output/.records/<video>.json``: hidden and outside the video's folder, which thus contains
-nothing but PNGs, as benchmark servers expect. It is written before the first frame, without files, and again after the
-last one. Files of a video that has any record are this program's own and may be deleted.
+The record of a video is ``output/.records/<video>.json``, outside the video's folder because benchmark servers expect
+nothing but PNGs there. It is written before the first frame, without files, and again after the last one. Files of a
+video that has any record are this program's own and may be deleted.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ class VideoResults:
     def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
         self.video, self.output = video, output
         self.folder = output / subfolder / video.name
-        previews = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
-        self.overlay: tuple[Path, Path] | tuple[()] = previews if overlay else ()
+        self.overlay: tuple[Path, Path] | tuple[()] = ()
+        if overlay:
+            self.overlay = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
         self.record = output / ".records" / f"{video.name}.json"
         try:
             stats = [(path.name, path.stat()) for path in video.sources]
@@ -57,10 +58,9 @@ class VideoResults:
         try:
             content = json.loads(self.record.read_bytes())
             made_with, files = dict(content["made_with"]), dict(content["files"])
-            intact = all(_sha256(self.output / name) == checksum for name, checksum in files.items())
+            if not files or any(_sha256(self.output / name) != checksum for name, checksum in files.items()):
+                return False
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
-            return False
-        if not files or not intact:
             return False
         different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
         if different:
@@ -72,9 +72,6 @@ class VideoResults:
 
     def begin(self) -> None:
         """Delete what earlier runs left, finished or not, so that none of it stays among the new files."""
-        for file in (self.folder / "*.png", self.record, *self.overlay):
-            for path in file.parent.glob(f".{file.name}.*.tmp"):
-                path.unlink()
         self._write({})
         for path in (*self.folder.glob("*.png"), *self.overlay):
             path.unlink(missing_ok=True)

@@ -53,9 +53,6 @@ class TrainingState:
         rng = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             rng["cuda"] = torch.cuda.get_rng_state()
-        rngs = gather(rng)
-        if rank() != 0:
-            return
         train = {
             "iteration": self.iteration,
             "position": self.position,
@@ -63,11 +60,12 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "rng": rngs,
+            "rng": gather(rng),
             "settings": settings,
             "commit": commit_hash(),
         }
-        write_network_file(path, dataclasses.asdict(self.network.config), self.network.state_dict(), train=train)
+        if rank() == 0:
+            write_network_file(path, dataclasses.asdict(self.network.config), self.network.state_dict(), train=train)
 
     def load(self, contents: dict[str, Any], path: Path) -> None:
         """Take up what `read_checkpoint` read from ``path``. Raises `InputError` for another network's."""
@@ -76,7 +74,6 @@ class TrainingState:
             if contents["config"].get(name, value) != value:
                 raise InputError(f"{path}: the run to resume has {name} {contents['config'][name]}, not {value}")
         load_weights(self.network, contents["network"], path)
-        _check_optimizer(train["optimizer"], self.optimizer, path)
         try:
             self.optimizer.load_state_dict(train["optimizer"])
             if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 leaves it empty
@@ -90,6 +87,11 @@ class TrainingState:
                     torch.cuda.set_rng_state(rng["cuda"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: is damaged, or of another version ({error!r})") from error
+        for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            moments = self.optimizer.state.get(parameter, {})
+            for name in ("exp_avg", "exp_avg_sq") if moments else ():
+                if getattr(moments.get(name), "shape", None) != parameter.shape:  # fused Adam would write past it
+                    raise InputError(f"{path}: the optimiser's {name} of parameter {index} does not fit the network")
         self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
 
 
@@ -98,17 +100,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     contents = read_torch_file(path)
     if not isinstance(contents, dict) or "train" not in contents or contents.get("format") != FORMAT:
         raise InputError(f"{path}: expected a <id>_checkpoint.pth to resume; for weights alone use --load_network")
-    for name, kind in ENTRIES.items():
-        if type(contents["train"].get(name)) is not kind:
-            raise InputError(f"{path}: its entry {name} is missing or no {kind.__name__}; it cannot be resumed")
+    for name, entry_type in ENTRIES.items():
+        if type(contents["train"].get(name)) is not entry_type:
+            raise InputError(f"{path}: its entry {name} is missing or no {entry_type.__name__}; it cannot be resumed")
     return contents
-
-
-def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Raises `InputError` for moments of other shapes: fused Adam does not check, and would write past them."""
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    for index, moments in state.get("state", {}).items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            shape = getattr(moments.get(name), "shape", None)
-            if index not in parameters or shape != parameters[index].shape:
-                raise InputError(f"{path}: the optimiser's {name} of parameter {index} does not fit the network")

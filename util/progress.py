@@ -1,6 +1,7 @@
 """Progress bars."""
 
 import sys
+from typing import Any
 
 import progressbar
 
@@ -19,5 +20,5 @@ def progress_bar(
     bar = progressbar.ProgressBar if show and sys.stderr.isatty() else progressbar.NullBar
     time = progressbar.ETA() if total else progressbar.Timer()
     widgets = [progressbar.SimpleProgress(), " ", progressbar.Bar(), " ", time]
-    texts = {"prefix": prefix, "suffix": suffix, "variables": variables}
+    texts: dict[str, Any] = {"prefix": prefix, "suffix": suffix, "variables": variables}
     return bar(start, total or progressbar.UnknownLength, widgets, max_error=False, **texts)

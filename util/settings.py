@@ -18,7 +18,7 @@ def to_plain(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
-def from_plain(cls: type[Settings], values: object, where: Path) -> Settings:
+def from_plain(cls: type[Settings], values: object, where: Path | str) -> Settings:
     """Rebuild a dataclass from what `to_plain` made of it; fields that ``values`` lacks take their defaults.
 
     Annotations may use bool, int, float, str, `Path`, `Literal`, ``X | None`` and ``tuple[X, ...]``.
@@ -47,7 +47,9 @@ def _matches(value: object, hint: Any) -> bool:
         return (type(value), value) in [(type(choice), choice) for choice in options]
     if get_origin(hint) is tuple:
         return isinstance(value, list) and all(_matches(item, options[0]) for item in value)
-    return type(value) in options or isinstance(value, str) and Path in options or type(value) is int and float in options
+    return (
+        type(value) in options or isinstance(value, str) and Path in options or type(value) is int and float in options
+    )
 
 
 def _describe(hint: Any) -> str:
