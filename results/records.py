@@ -16,13 +16,9 @@ from util.files import write_bytes
 
 
 class VideoResults:
-    """The result files of one video and their record.
+    """The PNGs of one video in ``output/subfolder/<video>/``, with ``overlay`` also its previews, and their record.
 
-    Args:
-        output, subfolder: PNGs go to ``output/subfolder/<video>/``.
-        settings: JSON values on which the results depend besides the video and its masks.
-        overlay: whether ``output/overlay/<video>.mp4`` and ``.png`` belong to the results.
-
+    ``settings``: JSON values on which the results depend besides the video and its masks.
     Raises `InputError` if the frames or masks cannot be read.
     """
 
@@ -78,8 +74,8 @@ class VideoResults:
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
-        files = self._files(names).items()  # one that somebody has removed makes the video unfinished
-        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})
+        files = self._files(names).items()
+        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})  # "": is not finished
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
         paths = [*map(self.png, names), *self.overlay]
@@ -90,10 +86,9 @@ class VideoResults:
 
 
 def check_inputs_survive(results: Sequence[VideoResults], inputs: Iterable[Path]) -> None:
-    """Raise `InputError` if the results would replace anything that is read.
+    """Raise `InputError` if the results would replace the frames and masks of a video, their folders, or ``inputs``.
 
-    That is the frames and masks of all videos, the folders that they are in, and ``inputs``: further files, and
-    folders of masks, which need not exist yet.
+    ``inputs``: further files, and folders of masks, which need not exist yet.
     """
     files = {path for result in results for path in (*result.video.sources, *result.video.masks)}
     protected = {_identity(path): path for path in (*inputs, *files, *{path.parent for path in files})}

@@ -1,5 +1,6 @@
 """The state of a training and its file ``<id>_checkpoint.pth``, from which a run resumes bit for bit."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 
 from model.network import Network, load_weights
 from model.weights import FORMAT, read_torch_file, write_network_file
-from training.averaging import WeightAverage
 from util.distributed import gather, rank
 from util.errors import InputError
 from util.repository import commit_hash
@@ -25,25 +25,39 @@ class TrainingState:
     network: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: WeightAverage | None = None  # with --ema
+    ema: float = 0.0  # decay of the averaged weights; 0: there are none
     iteration: int = 0  # optimiser steps taken
     position: int = 0  # clips taken from the data stream by all processes
     best: float = -1.0  # best J&F of the validations so far, in [0, 1]; -1 before the first
+    updates: int = 0  # of the averaged weights
+
+    def __post_init__(self) -> None:
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if self.ema else None
 
     @property
     def evaluated(self) -> Network:
         """The network to validate and to publish: the averaged one where there is an average."""
-        return self.average.network if self.average else self.network
+        return self.average or self.network
 
     def step(self, learning_rate: float) -> None:
-        """One optimiser step with the accumulated gradients, which are cleared."""
+        """One optimiser step with the accumulated gradients, which are cleared; the average follows."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_factor", 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.network)
+            self._update(self.average)
+
+    @torch.no_grad()
+    def _update(self, average: Network) -> None:
+        """average ← d · average + (1 − d) · weights; ``d`` starts small, so that the start is soon forgotten."""
+        decay = min(self.ema, (1 + self.updates) / (10 + self.updates))
+        for averaged, current in zip(average.parameters(), self.network.parameters(), strict=True):
+            averaged.lerp_(current, 1 - decay)
+        for copied, buffer in zip(average.buffers(), self.network.buffers(), strict=True):
+            copied.copy_(buffer)
+        self.updates += 1
 
     def save(self, path: Path, settings: dict[str, Any]) -> None:
         """Write the file. Every process has to call this: the random generators of all are saved, by rank 0.
@@ -59,7 +73,7 @@ class TrainingState:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
+            "average": self.average and {"network": self.average.state_dict(), "updates": self.updates},
             "rng": gather(rng),
             "settings": settings,
             "commit": commit_hash(),
@@ -79,7 +93,9 @@ class TrainingState:
             if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 leaves it empty
                 self.scaler.load_state_dict(train["scaler"])
             if self.average:
-                self.average.load_state_dict(train.get("average") or {"network": contents["network"], "updates": 0})
+                average = train.get("average") or {"network": contents["network"], "updates": 0}
+                self.average.load_state_dict(average["network"])
+                self.updates = average["updates"]
             if rank() < len(train["rng"]):  # a process that is new to the run starts from the seed
                 rng = train["rng"][rank()]
                 torch.set_rng_state(rng["cpu"])

@@ -16,7 +16,6 @@ from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
 from model.network import Network, load_weights, save_network
 from model.weights import read_network_file
-from training.averaging import WeightAverage
 from training.checkpoint import TrainingState, read_checkpoint
 from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
@@ -160,8 +159,7 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     fused = device.type in ("cuda", "cpu")
     optimizer = torch.optim.Adam(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    average = WeightAverage(network, recipe.ema) if recipe.ema else None
-    state = TrainingState(network, optimizer, scaler, average)
+    state = TrainingState(network, optimizer, scaler, recipe.ema)
     if config.load_model:
         state.load(read_checkpoint(config.load_model), config.load_model)
         if state.iteration >= recipe.iterations:
