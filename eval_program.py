@@ -67,19 +67,15 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--amp", action="store_true", help=amp_help)
     add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
-    add(
-        "--videos",
-        type=lambda names: [name.strip() for name in names.split(",")],
-        metavar="A,B",
-        help="segment only these videos",
-    )
+    add("--videos", type=_names, metavar="A,B", help="segment only these videos")
     add("--overwrite", action="store_true", help="segment finished videos again")
-    overlay_help = (
-        "also write the video with the masks drawn in: FOLDER/overlay/VIDEO.mp4 (24 frames/s for folders of frames)"
-        " and VIDEO.png (a contact sheet)"
-    )
-    add("--overlay", action="store_true", help=overlay_help)
+    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 (24 frames/s for folders of frames) and a contact"
+    add("--overlay", action="store_true", help=f"{overlay_help} sheet, VIDEO.png")
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:
@@ -110,7 +106,7 @@ def check_is_file(path: Path, flag: str) -> None:
 
 
 def run(
-    args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "", **settings
+    args: argparse.Namespace, videos: Sequence[Video], *, binary: bool = False, subfolder: str = "", **settings: Any
 ) -> int:
     """`evaluate_and_report` as the flags of `eval_parser` say.
 
@@ -124,6 +120,8 @@ def run(
     given = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
+    settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": inference["top_k"]}
+    settings |= {"memory": config.memory, "max_memory_frames": args.max_memory_frames, "size": args.size}
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
         half = half_precision(device) if args.amp else None
         precision = gather(half or torch.float32)[0]  # all processes must agree
@@ -142,17 +140,10 @@ def run(
             include_last=inference["include_last"],
             precision=precision,
             binary=binary,
+            subfolder=subfolder,
+            settings=settings,
             overlay=args.overlay,
             overwrite=args.overwrite,
-            subfolder=subfolder,
-            settings={
-                "model": hashlib.sha256(args.model.read_bytes()).hexdigest(),
-                "top_k": inference["top_k"],
-                "memory": config.memory,
-                "max_memory_frames": args.max_memory_frames,
-                "size": args.size,
-                **settings,
-            },
             inputs=[args.model],
         )
 
@@ -163,8 +154,7 @@ def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.d
     print(f"{_count(len(videos), 'video')}, {frames} frames on {device} in {name}", flush=True)
     if args.amp and precision is torch.float32:
         print("note: --amp is ignored, because half precision is slower than float32 on this processor", flush=True)
-    small = sum(min(video.size) < args.size for video in videos)
-    if small:
+    if small := sum(min(video.size) < args.size for video in videos):
         exceeded = _count(small, "video")
         print(f"note: --size {args.size} exceeds the size of {exceeded}; videos are not enlarged", flush=True)
 
@@ -182,9 +172,13 @@ def evaluate_and_report(
 
     Returns the exit code: 0, 1 if some videos failed, 2 if all did. The ground truth is not replaced.
     """
-    truth = [folder / video.name for folder in _truth_folders(videos) for video in videos]
-    outcome = evaluate(network, videos, output, subfolder=subfolder, inputs=[*inputs, *truth], **options)
-    segmented, skipped, failed, seconds = outcome
+    # Ground truth may be in a folder GroundTruth beside that of the given masks, else among those.
+    annotations = {video.masks[0].parents[1] for video in videos if video.outputs}
+    folders = [truth for folder in annotations for truth in (folder.parent / "GroundTruth", folder)]
+    inputs = [*inputs, *(folder / video.name for folder in folders for video in videos)]
+    segmented, skipped, failed, seconds = evaluate(
+        network, videos, output, subfolder=subfolder, inputs=inputs, **options
+    )
     if rank() == 0:
         for name, message in failed.items():
             print(f"error: {name}: {message}", file=sys.stderr)
@@ -194,7 +188,8 @@ def evaluate_and_report(
         if segmented:
             frames = sum(video.frames for video in segmented.values())
             print(f"{frames} frames at {frames / seconds:.2f} frames/s (without reading and writing files): {output}")
-        _print_scores([video for video in videos if video.name not in failed], output / subfolder)
+        if truth := next((folder for folder in folders if folder.is_dir()), None):
+            _print_scores([video for video in videos if video.name not in failed], truth, output / subfolder)
         sys.stdout.flush()
     barrier()  # a launcher ends all processes as soon as one exits with a code other than 0
     if not failed:
@@ -206,25 +201,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _truth_folders(videos: Sequence[Video]) -> list[Path]:
-    """Where ground truth may be: in a folder GroundTruth beside that of the given masks, else among those."""
-    annotations = next((video.masks[0].parents[1] for video in videos if video.outputs), None)
-    return [annotations.parent / "GroundTruth", annotations] if annotations else []
-
-
-def _print_scores(videos: Sequence[Video], results: Path) -> None:
-    """J and F of the videos that have more masks than were given."""
-    truth = next((folder for folder in _truth_folders(videos) if folder.is_dir()), None)
-    if truth is None:
-        return
+def _print_scores(videos: Sequence[Video], truth: Path, results: Path) -> None:
+    """J and F of the videos that have more masks in ``truth`` than were given."""
     frames = {}
     for video in videos:
         names = {path.stem for path in (truth / video.name).glob("*.png")} & set(video.outputs or ())
         if len(names) > max(2, len(video.masks)):
             frames[video.name] = names
-    if not frames:
-        return
     try:
-        print(format_table(score_folders(truth, results, frames, frames=frames)))
+        if frames:
+            print(format_table(score_folders(truth, results, frames, frames=frames)))
     except InputError as error:  # in the ground truth: the results are there all the same
         print(f"no scores: {error}", file=sys.stderr)

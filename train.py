@@ -16,7 +16,7 @@ from training.config import TrainConfig, parse_config
 from training.logger import log, picture, setup_console
 from training.run import Run, start_run
 from util.device import keep_freed_memory, pick_device
-from util.distributed import any_process, barrier, local_rank, process_group, rank, world_size
+from util.distributed import barrier, gather, local_rank, process_group, rank, world_size
 from util.errors import exit_on_input_error
 
 
@@ -58,7 +58,7 @@ def train(config: TrainConfig, run: Run) -> None:
         state.iteration, state.position = iteration, state.position + run.clips_per_step
 
         # Validate and log
-        stopping = any_process(run.stop_requested())
+        stopping = any(gather(run.stop_requested()))
         finished = iteration == recipe.iterations
         saving = finished or stopping or iteration % records.checkpoint_every == 0
         publishing = finished or iteration % records.save_every == 0

@@ -14,7 +14,7 @@ from util.errors import InputError
 from util.files import atomic_path
 
 SHEET_FRAMES, SHEET_COLUMNS = 8, 4
-SHEET_POOL = 64  # number of thumbnails from which those of the sheet are chosen
+SHEET_POOL = 64  # thumbnails in memory, from which those of the sheet are chosen
 THUMB = 320  # longer side of a thumbnail in pixels
 CAPTION = 16  # height of a caption in pixels
 
@@ -26,8 +26,7 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
     """Yield ``add(name, image H×W×3 uint8, ids H×W uint8)``, to be called for each frame in order.
 
     At the end, ``video`` (yuv420p; the last row or column of odd sizes is repeated) and ``sheet`` (PNG of evenly spaced
-    frames) appear together; after an exception, neither does. At most `SHEET_POOL` thumbnails are held in memory.
-    Raises `InputError` if a file cannot be written.
+    frames) appear together; after an exception, neither does. Raises `InputError` if a file cannot be written.
     """
     thumbs: list[tuple[str, Image.Image]] = []
     every, seen = 1, 0
@@ -47,7 +46,9 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
                         stream.height, stream.width = even.shape[:2]
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
                     if seen % every == 0:
-                        thumbs.append((name, _thumbnail(drawn)))
+                        thumb = Image.fromarray(drawn)
+                        thumb.thumbnail((THUMB, THUMB))
+                        thumbs.append((name, thumb))
                     if len(thumbs) == SHEET_POOL:  # of unknown length: keep every second from now on
                         thumbs, every = thumbs[::2], 2 * every
                     seen += 1
@@ -58,12 +59,6 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
             raise InputError(f"{video}: cannot be written ({error.strerror})") from error
         chosen = np.linspace(0, len(thumbs) - 1, min(SHEET_FRAMES, len(thumbs))).round().astype(int)
         write_image(sheet, contact_sheet([thumbs[i] for i in chosen]))
-
-
-def _thumbnail(image: np.ndarray) -> Image.Image:
-    thumb = Image.fromarray(image)
-    thumb.thumbnail((THUMB, THUMB))
-    return thumb
 
 
 def contact_sheet(thumbs: list[tuple[str, Image.Image]]) -> np.ndarray:

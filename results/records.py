@@ -1,8 +1,8 @@
 """The result files of each video, and the record that says how they were made and whether they are complete.
 
-The record of a video is ``output/.records/<video>.json``: hidden and outside the video's folder, which thus contains
-nothing but PNGs, as benchmark servers expect. It is written before the first frame, without files, and again after the
-last one. Files of a video that has any record are this program's own and may be deleted.
+The record of a video is ``output/.records/<video>.json``, outside the video's folder because benchmark servers expect
+nothing but PNGs there. It is written before the first frame, without files, and again after the last one. Files of a
+video that has any record are this program's own and may be deleted.
 """
 
 import hashlib
@@ -16,21 +16,18 @@ from util.files import write_bytes
 
 
 class VideoResults:
-    """The result files of one video and their record.
+    """The PNGs of one video in ``output/subfolder/<video>/``, with ``overlay`` also its previews, and their record.
 
-    Args:
-        output, subfolder: PNGs go to ``output/subfolder/<video>/``.
-        settings: JSON values on which the results depend besides the video and its masks.
-        overlay: whether ``output/overlay/<video>.mp4`` and ``.png`` belong to the results.
-
+    ``settings``: JSON values on which the results depend besides the video and its masks.
     Raises `InputError` if the frames or masks cannot be read.
     """
 
     def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
         self.video, self.output = video, output
         self.folder = output / subfolder / video.name
-        previews = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
-        self.overlay: tuple[Path, Path] | tuple[()] = previews if overlay else ()
+        self.overlay: tuple[Path, Path] | tuple[()] = ()
+        if overlay:
+            self.overlay = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
         self.record = output / ".records" / f"{video.name}.json"
         try:
             stats = [(path.name, path.stat()) for path in video.sources]
@@ -57,10 +54,9 @@ class VideoResults:
         try:
             content = json.loads(self.record.read_bytes())
             made_with, files = dict(content["made_with"]), dict(content["files"])
-            intact = all(_sha256(self.output / name) == checksum for name, checksum in files.items())
+            if not files or any(_sha256(self.output / name) != checksum for name, checksum in files.items()):
+                return False
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
-            return False
-        if not files or not intact:
             return False
         different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
         if different:
@@ -72,17 +68,14 @@ class VideoResults:
 
     def begin(self) -> None:
         """Delete what earlier runs left, finished or not, so that none of it stays among the new files."""
-        for file in (self.folder / "*.png", self.record, *self.overlay):
-            for path in file.parent.glob(f".{file.name}.*.tmp"):
-                path.unlink()
         self._write({})
         for path in (*self.folder.glob("*.png"), *self.overlay):
             path.unlink(missing_ok=True)
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
-        files = self._files(names).items()  # one that somebody has removed makes the video unfinished
-        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})
+        files = self._files(names).items()
+        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})  # "": is not finished
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
         paths = [*map(self.png, names), *self.overlay]
@@ -93,10 +86,9 @@ class VideoResults:
 
 
 def check_inputs_survive(results: Sequence[VideoResults], inputs: Iterable[Path]) -> None:
-    """Raise `InputError` if the results would replace anything that is read.
+    """Raise `InputError` if the results would replace the frames and masks of a video, their folders, or ``inputs``.
 
-    That is the frames and masks of all videos, the folders that they are in, and ``inputs``: further files, and
-    folders of masks, which need not exist yet.
+    ``inputs``: further files, and folders of masks, which need not exist yet.
     """
     files = {path for result in results for path in (*result.video.sources, *result.video.masks)}
     protected = {_identity(path): path for path in (*inputs, *files, *{path.parent for path in files})}

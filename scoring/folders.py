@@ -72,34 +72,29 @@ def score_folders(
     of different sizes.
     """
     truth_masks, predicted_masks = (_list_masks(folder, truth.name) for folder in (truth, prediction))
-    videos = list(truth_masks if videos is None else videos)
     for video, kept in (frames or {}).items():
         truth_masks[video] = {name: path for name, path in truth_masks.get(video, {}).items() if name in kept}
-
-    pairs = {}  # video → (ground truth, prediction) of each frame to read
-    for video in videos:
+    files = {}
+    for video in truth_masks if videos is None else videos:
         if not truth_masks.get(video):
             raise InputError(f"{truth / video}: no ground truth; expected a folder of PNG masks")
         if video not in predicted_masks:
             raise InputError(f"{prediction / video}: no prediction; expected a folder of PNG masks")
-        pairs[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, prediction / video)
+        files[video] = _pair(truth_masks[video], predicted_masks[video], all_frames, prediction / video)
 
-    jobs = [pair for video in videos for pair in pairs[video]]
+    jobs = [pair for pairs in files.values() for pair in pairs.values()]
     results = iter(parallel_map(_score_files, jobs, "Scoring", workers))
-    notes, objects = [], []
-    for video in videos:
-        names = [path.stem for path, _ in pairs[video]]
-        frame_scores = list(itertools.islice(results, len(names)))
-        video_objects, video_notes = object_scores(video, names, frame_scores, all_frames)
-        objects += video_objects
-        notes += video_notes
+    objects, notes = [], []
+    for video, pairs in files.items():
+        found, ignored = object_scores(video, list(pairs), list(itertools.islice(results, len(pairs))), all_frames)
+        objects += found
+        notes += ignored
     if not objects:
         raise InputError(f"{truth}: nothing to score; expected masks with objects (ids above 0)")
     if extra_videos := [name for name in predicted_masks if name not in truth_masks]:
         notes.append(f"ignored videos without ground truth: {_enumerate(extra_videos)}")
-    if extra_frames := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in videos):
+    if extra_frames := sum(len(predicted_masks[video].keys() - truth_masks[video].keys()) for video in files):
         notes.append(f"ignored {extra_frames} predicted masks of frames without ground truth")
-    files = {video: {path.stem: (path, other) for path, other in paths} for video, paths in pairs.items()}
     return Scores(objects, notes, files)
 
 
@@ -108,21 +103,18 @@ def format_table(scores: Scores, groups: Mapping[str, Summary] | None = None) ->
 
     ``groups``: further lines below the global one.
     """
-    width = max(len(name) for name in ("global", *(groups or ()), *(s.video + " 255" for s in scores.objects)))
-    head = "".join(f"{name:>10}" for name in ("J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"))
-
-    def line(name: str, summary: Summary) -> str:
-        return f"{name:<{width}}" + "".join(
-            f"{round(100 * x, 1) + 0.0:10.1f}" for x in (summary.jf, *summary.j, *summary.f)
-        )
-
-    totals = {"global": scores.summary(), **(groups or {})}
-    lines = [" " * width + head, *(line(name, summary) for name, summary in totals.items())]
+    rows = [("global", scores.summary()), *(groups or {}).items()]
     for video, summary in scores.videos().items():
-        lines.append(line(video, summary))
+        rows.append((video, summary))
         objects = [score for score in scores.objects if score.video == video]
         if len(objects) > 1:
-            lines += [line(f"{video} {score.id:>3}", score.summary) for score in objects]
+            rows += [(f"{video} {score.id:>3}", score.summary) for score in objects]
+    width = max(len(name) for name, _ in rows)
+    heads = ("J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay")
+    lines = [" " * width + "".join(f"{head:>10}" for head in heads)]
+    for name, summary in rows:
+        percents = [round(100 * value, 1) + 0.0 for value in (summary.jf, *summary.j, *summary.f)]  # -0.0 becomes 0.0
+        lines.append(f"{name:<{width}}" + "".join(f"{percent:10.1f}" for percent in percents))
     return "\n".join(lines)
 
 
@@ -133,47 +125,44 @@ def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
-
-    def masks(folder: Path) -> dict[str, Path]:
-        paths = sorted(folder.glob("[!.]*.png"), key=lambda path: natural_order(path.stem))
-        return {path.stem: path for path in paths}
-
-    videos = {path.name: masks(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    videos = {name: found for name, found in videos.items() if found} or {name: masks(folder)}
-    if not any(videos.values()):
+    masks = {}
+    for path in (*sorted(folder.iterdir()), folder):
+        if paths := sorted(path.glob("[!.]*.png"), key=lambda path: natural_order(path.stem)):
+            masks[path] = {path.stem: path for path in paths}
+    if not masks:
         raise InputError(f"{folder}: no masks in it; expected <video>/<frame>.png")
-    return videos
+    own = masks.pop(folder, {})
+    return {path.name: found for path, found in masks.items()} or {name: own}
 
 
 def _pair(
     truth: dict[str, Path], prediction: dict[str, Path], all_frames: bool, folder: Path
-) -> list[tuple[Path, Path]]:
+) -> dict[str, tuple[Path, Path]]:
     """Ground truth and prediction of each frame to read, in order; ``folder`` holds the video's predictions.
 
     Without ``all_frames`` the last frame is left out, and the first is paired with itself: it is read only for the
     objects that it introduces.
     """
-    names = list(truth)
-    given, scored = ([], names) if all_frames else (names[:1], names[1:-1])
+    first, *others = truth
+    scored = list(truth) if all_frames else others[:-1]
     if not scored:
         raise InputError(
-            f"{truth[names[0]].parent}: {len(names)} masks are too few to score without the first and the"
-            " last; expected at least 3, or ask for all frames to be scored"
+            f"{truth[first].parent}: {len(truth)} masks are too few to score without the first and the last; expected"
+            " at least 3, or ask for all frames to be scored"
         )
     if missing := [name for name in scored if name not in prediction]:
         raise InputError(
             f"{folder / missing[0]}.png: no such prediction ({len(missing)} of {len(scored)} are missing);"
             f" expected one for {truth[missing[0]]}"
         )
-    pairs = [(truth[name], truth[name]) for name in given]
-    return pairs + [(truth[name], prediction[name]) for name in scored]
+    return {first: (truth[first], truth[first]), **{name: (truth[name], prediction[name]) for name in scored}}
 
 
 def _score_files(pair: tuple[Path, Path]) -> dict[int, FrameScore]:
-    truth, prediction = (read_objects(path) for path in pair)
+    truth, prediction = map(read_objects, pair)
     if prediction.shape != truth.shape:
-        sizes = [f"{width}×{height}" for height, width in (prediction.shape, truth.shape)]
-        raise InputError(f"{pair[1]}: is {sizes[0]} pixels; expected {sizes[1]}, the size of {pair[0]}")
+        found, expected = (f"{width}×{height}" for height, width in (prediction.shape, truth.shape))
+        raise InputError(f"{pair[1]}: is {found} pixels; expected {expected}, the size of {pair[0]}")
     return score_masks(truth, prediction)
 
 
@@ -184,14 +173,13 @@ def read_objects(path: Path) -> np.ndarray:
 
 
 def object_scores(
-    video: str, names: list[str], frames: list[dict[int, FrameScore]], all_frames: bool
+    video: str, names: list[str], frames: list[dict[int, FrameScore]], all_frames: bool = False
 ) -> tuple[list[ObjectScore], list[str]]:
-    """The scores of one video per object, and notes on what was ignored."""
+    """The scores of one video per object, and notes on what was ignored; ``names`` are those of the ``frames``."""
     first: dict[int, int] = {}  # id → index of the frame on which it first appears
     for index, frame in enumerate(frames):
-        for object_id, score in frame.items():
-            if score.in_truth:
-                first.setdefault(object_id, index)
+        for object_id in [object_id for object_id, score in frame.items() if score.in_truth]:
+            first.setdefault(object_id, index)
     objects, notes = [], []
     for object_id in sorted(first):
         start = 0 if all_frames else first[object_id] + 1

@@ -1,11 +1,7 @@
-"""Scores of segmentations against ground truth: region similarity J, contour accuracy F, and J&F.
+"""Region similarity J, contour accuracy F and J&F (Perazzi et al., CVPR 2016, section 5).
 
-The measures of Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation"
-(CVPR 2016, section 5). They equal the official DAVIS 2017 evaluation (semi-supervised) and, for binary masks, that of
-DAVIS 2016, with one exception: the official decay is NaN for 256 frames or more, because it keeps frame indices in
-8 bits; here it is correct for any length.
-
-Computations are restricted to the bounding box of both masks, outside of which nothing counts.
+They equal the official evaluations of DAVIS 2016 and 2017 (semi-supervised), with one exception: the official decay is
+NaN for 256 frames or more, because it keeps frame indices in 8 bits.
 """
 
 import functools
@@ -54,7 +50,7 @@ class FrameScore(NamedTuple):
 
 def statistics(values: np.ndarray) -> Statistics:
     """Mean, recall and decay of per-frame values (1-D, at least one)."""
-    values = np.asarray(values, np.float64)
+    values = np.asarray(values)
     # As in the official program: quarters overlap by one frame, and halves are rounded to even.
     bounds = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[: bounds[1] + 1], values[bounds[3] :]
@@ -75,36 +71,23 @@ def score_masks(truth: np.ndarray, prediction: np.ndarray) -> dict[int, FrameSco
 
     J is the intersection over union. F is the harmonic mean of precision and recall of boundary pixels; a boundary
     pixel is matched if the other boundary comes within `TOLERANCE` of the image diagonal, rounded up to pixels.
-    Raises ValueError for masks of different sizes.
     """
-    if truth.shape != prediction.shape or truth.ndim != 2:
-        raise ValueError(f"expected two H×W masks of one size, got {truth.shape} and {prediction.shape}")
     radius = int(np.ceil(TOLERANCE * np.linalg.norm(truth.shape)))
-    box = _bounding_box(truth, prediction)
-    truth, prediction = truth[box], prediction[box]
-    if not truth.size:
-        return {}
+    truth, prediction = _crop(truth, prediction)
     counts = sum(cv2.calcHist([ids], [0], None, [256], [0, 256]).ravel() for ids in (truth, prediction))
     scores = {}
     for object_id in [int(i) for i in np.flatnonzero(counts) if i != 0]:
-        a, b = (np.equal(mask, object_id).view(np.uint8) for mask in (truth, prediction))
-        box = _bounding_box(a, b)
-        a, b = a[box], b[box]
-        scores[object_id] = FrameScore(_region_similarity(a, b), _contour_accuracy(a, b, radius), bool(a.any()))
+        a, b = _crop(*(np.equal(mask, object_id).view(np.uint8) for mask in (truth, prediction)))
+        j = np.count_nonzero(a & b) / np.count_nonzero(a | b)
+        scores[object_id] = FrameScore(j, _contour_accuracy(a, b, radius), bool(a.any()))
     return scores
 
 
-def _bounding_box(truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, slice]:
-    """Box of the non-zero pixels of both, one pixel wider on each side: boundary pixels lie up to one pixel outside."""
+def _crop(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks where one is not 0, and a pixel around it, because boundary pixels lie up to one pixel outside."""
     x, y, width, height = cv2.boundingRect(cv2.bitwise_or(truth, prediction))
-    if not width:
-        return slice(0), slice(0)
-    return slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
-
-
-def _region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """J of two H×W uint8 0/1 masks, at least one of them not empty."""
-    return np.count_nonzero(truth & prediction) / np.count_nonzero(truth | prediction)
+    box = slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
+    return truth[box], prediction[box]
 
 
 def _contour_accuracy(truth: np.ndarray, prediction: np.ndarray, radius: int) -> float:

@@ -109,9 +109,7 @@ def repair(labels: np.ndarray) -> tuple[np.ndarray, str]:
     solid_counts = np.bincount(index[flat], minlength=len(found))
     solid = solid_counts > counts / 10
     if top >= COLOUR:
-        if solid.all():
-            return labels, "ids by colour"
-        return sharpen(index, found, counts, solid_counts * solid), "ids by colour, with sharp edges"
+        return labels if solid.all() else sharpen(index, found, counts, solid_counts * solid), "ids by colour"
     low, high = (0.2 * top, 0.8 * top) if len(found) > max(20, 0.4 * top) else (0, top)  # wide edges have flat ends
     if not solid[(low < found) & (found < high)].any():
         return np.where(labels > top / 2, top, 0).astype(np.int32), "one object with sharp edges"
@@ -132,16 +130,13 @@ def sharpen(index: np.ndarray, colours: np.ndarray, counts: np.ndarray, solid_co
     for i in np.argsort(-solid_counts)[: np.count_nonzero(solid_counts)].tolist():
         if all(np.abs(channels[i] - channels[j]).max() > 24 for j in kept):
             kept.append(i)
-    if len(kept) > 16:
-        raise InputError("it has too many colours; expected one colour per object")
     first, second, colour = channels[kept, None], channels[kept], channels[:, None, None]
     line = second - first  # n×n×3, the others broadcast to K×n×n×3
     along = ((colour - first) * line).sum(-1) / np.maximum((line**2).sum(-1), 1)
     nearest_mix = first + np.clip(along, -0.2, 1.2)[..., None] * line  # sharpening filters overshoot
     odd = np.abs(nearest_mix - colour).max(axis=-1).min(axis=(1, 2)) > 8
-    few = (solid_counts == 0).sum() <= 3  # of a smoothed edge there are more
-    thin = odd & (few | (counts >= 20))  # thin objects; other odd colours are where three objects meet
-    if thin.sum() > 3 or counts[odd & ~thin].sum() > 0.1 * counts[solid_counts == 0].sum():
+    thin = odd & (counts >= 20)  # thin objects; other odd colours are where three objects meet
+    if len(kept) > 16 or thin.sum() > 3 or counts[odd & ~thin].sum() > 0.1 * counts[solid_counts == 0].sum():
         raise InputError("it is uncertain which colours are objects and which are smoothed edges")
     mixed = ~np.isin(index, [*kept, *np.flatnonzero(thin)])
     label_type = cv2.DIST_LABEL_PIXEL
@@ -175,7 +170,7 @@ def check(name: Path, masks: dict[Path, tuple[int, int]], target: Path | None) -
             held[path] = [label for label in np.unique(labels).tolist() if label]
     if not any(held.values()):
         faults.append(Fault(name, "has no usable mask with an object"))
-    table = name_objects(list(dict.fromkeys(label for found in held.values() for label in found)))
+    table = name_objects(list(dict.fromkeys(itertools.chain.from_iterable(held.values()))))
     if colours := [f"#{label - COLOUR:06x} is {i}" for label, i in table.items() if label >= COLOUR]:
         faults.append(Fault(name, "has colours instead of ids", ", ".join(colours)))
     for path, present in held.items():

@@ -20,7 +20,7 @@ from util.errors import InputError, exit_on_input_error
 EPILOG = """
 The archives are those that the STCN project shares on Google Drive. Google limits the downloads of a file: if it
 refuses one, try again a day later, or open the address in a browser and move the file to ROOT/downloads under the name
-below. An interrupted download continues when the program is started again; data sets that are there are skipped.
+below. An interrupted download continues when the program is started again; installed data sets are skipped.
 Training reads a smaller copy of youtube2019-train, which scripts/resize_youtube.py makes.
 
 data sets:
@@ -28,8 +28,6 @@ data sets:
 STATIC = "FSS-1000, DUTS, ECSSD, BIG and HRSOD have licences of their own, mostly for research only"
 DAVIS = "CC BY-NC 4.0 by the terms of use on davischallenge.org"
 YOUTUBE = "annotations CC BY 4.0, for non-commercial research only, see youtube-vos.org"
-VIDEOS = ("JPEGImages", "Annotations")
-FRAMES = "all_frames/valid_all_frames"  # come without masks
 
 
 class Archive(NamedTuple):
@@ -40,7 +38,7 @@ class Archive(NamedTuple):
     folder: str  # below --root
     licence: str
     size: str = "size shown during the download"
-    contents: tuple[str, ...] = VIDEOS  # what the folder has to contain; the zip may hold it at any depth
+    contents: tuple[str, ...] = ("JPEGImages", "Annotations")  # of the folder; the zip may hold them at any depth
 
     @property
     def url(self) -> str:
@@ -54,6 +52,11 @@ class Archive(NamedTuple):
         return f"  {self.dataset}: {self.file}, {self.size}, {self.url}\n    {self.licence}"
 
 
+def all_frames(dataset: str, drive_id: str, folder: str) -> Archive:
+    """The frames between the annotated ones; they come without masks."""
+    return Archive(dataset, drive_id, f"{folder}/all_frames/valid_all_frames", YOUTUBE, contents=("JPEGImages",))
+
+
 ARCHIVES = [
     Archive("static", "1wUJq3HcLdN-z1t4CsUhjeZ9BVDb9YKLd", "static", STATIC, contents=("fss", "DUTS-TR")),
     Archive("davis2016", "198aRlh5CpAoFz0hfRgYbiNenn_K8DxWD", "DAVIS/2016", DAVIS),
@@ -61,13 +64,9 @@ ARCHIVES = [
     Archive("davis2017-testdev", "1fmkxU2v9cQwyb62Tj1xFDdh2p4kDsUzD", "DAVIS/2017/test-dev", DAVIS, "0.3 GB"),
     Archive("youtube2019-train", "13Eqw0gVK-AO5B-cqvJ203mZ2vzWck9s4", "YouTube/train", YOUTUBE),
     Archive("youtube2019-valid", "1o586Wjya-f2ohxYf9C1RlRH-gkrzGS8t", "YouTube/valid", YOUTUBE),
-    Archive(
-        "youtube2019-valid", "1rWQzZcMskgpEQOZdJPJ7eTmLCBEIIpEN", f"YouTube/{FRAMES}", YOUTUBE, contents=VIDEOS[:1]
-    ),
+    all_frames("youtube2019-valid", "1rWQzZcMskgpEQOZdJPJ7eTmLCBEIIpEN", "YouTube"),
     Archive("youtube2018-valid", "1-QrceIl5sUNTKz7Iq0UsWC6NLZq7girr", "YouTube2018/valid", YOUTUBE),
-    Archive(
-        "youtube2018-valid", "1yVoHM6zgdcL348cFpolFcEl4IC1gorbV", f"YouTube2018/{FRAMES}", YOUTUBE, contents=VIDEOS[:1]
-    ),
+    all_frames("youtube2018-valid", "1yVoHM6zgdcL348cFpolFcEl4IC1gorbV", "YouTube2018"),
 ]
 
 
@@ -92,19 +91,15 @@ def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
         found = next((folder for folder in folders if is_installed(folder, contents)), None)
         if not found:
             raise InputError(f"{file}: holds no folder with {' and '.join(contents)}; expected the data set")
-        paths = sorted(found.iterdir())
-        if taken := [path.name for path in paths if (target / path.name).exists()]:
-            raise InputError(
-                f"{target}: already holds {', '.join(taken)}; move them away and run again ({file} was kept)"
-            )
+        if taken := [path.name for path in sorted(found.iterdir()) if (target / path.name).exists()]:
+            advice = f"move them away and run again ({file} was kept)"
+            raise InputError(f"{target}: already holds {', '.join(taken)}; {advice}")
         target.mkdir(parents=True, exist_ok=True)
-        for path in paths:
+        for path in list(found.iterdir()):
             path.rename(target / path.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         file.unlink()
         raise InputError(f"{file}: was not a complete zip file ({error}) and was deleted; run again") from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be unpacked to {target} ({error.strerror or error})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -123,9 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.dataset is None:
         print(listing)
         return
-    for archive in ARCHIVES:
-        if archive.dataset != args.dataset:
-            continue
+    for archive in [archive for archive in ARCHIVES if archive.dataset == args.dataset]:
         print(archive, flush=True)
         target, file = args.root / archive.folder, args.root / "downloads" / archive.file
         if not is_installed(target, archive.contents):

@@ -63,23 +63,19 @@ def expected_masks(dataset: str, root: Path, split: str) -> dict[str, Expected]:
     else:
         six_fps = (root / split / "JPEGImages").is_dir()  # the other frames are not needed here
         videos, prefix = youtube_videos(root, split, 480, six_fps=six_fps), "Annotations/"
-    expected = {}
+    expected: dict[str, Expected] = {}
     for video in videos:
         ids = {0}.union(*(np.unique(read_mask(path)).tolist() for path in video.masks))
-        for frame in video.outputs or ():
-            expected[f"{prefix}{video.name}/{frame}.png"] = Expected(video.size, ids)
+        expected |= {f"{prefix}{video.name}/{frame}.png": Expected(video.size, ids) for frame in video.outputs or ()}
     return expected
 
 
 def open_submission(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Names of the files in a folder or zip, with '/' between folders, and a function that reads one.
-
-    Raises `InputError` if ``path`` is neither.
-    """
+    """Names of the files in a folder or zip, with '/' between folders, and a function that reads one."""
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*.*") if file.is_file()]
         own = (".records/", "overlay/")  # of the eval scripts
-        return sorted(name for name in names if not name.startswith(own)), lambda name: (path / name).read_bytes()
+        return [name for name in names if not name.startswith(own)], lambda name: (path / name).read_bytes()
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -92,36 +88,35 @@ def name_faults(names: list[str], expected: dict[str, Expected]) -> Iterator[str
     if expected.keys().isdisjoint(names):
         yield f"holds no expected mask, but {(names or ['nothing'])[0]}; expected names like {next(iter(expected))}"
         return
-    counts = Counter(names)
-    missing, unexpected = expected.keys() - counts.keys(), counts.keys() - expected.keys()
-    repeated = {name for name, count in counts.items() if count > 1}
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    missing, unexpected = expected.keys() - set(names), set(names) - expected.keys()
     for what, found in (("missing", missing), ("not expected", unexpected), ("listed twice", repeated)):
         for _, group in itertools.groupby(sorted(found), posixpath.dirname):
             first, *others = group
             yield f"{first}{f' and {len(others)} more' if others else ''}: {what}"
 
 
-def content_fault(name: str, read: Callable[[str], bytes], expected: Expected) -> str | None:
-    """What is wrong with a mask file, if anything."""
+def content_faults(name: str, read: Callable[[str], bytes], expected: Expected) -> Iterator[str]:
+    """What is wrong with a mask file: at most one line."""
     try:
         with Image.open(io.BytesIO(read(name))) as image:
             ids = np.array(image)
     except Exception as error:  # Pillow and zipfile raise many types for damaged files
-        return f"{name}: cannot be decoded ({error}); expected a PNG"
+        yield f"{name}: cannot be decoded ({error}); expected a PNG"
+        return
     if image.format != "PNG" or image.mode not in ("P", "L"):
-        return f"{name}: is a {image.mode} {image.format} image; expected an indexed or 8-bit grey PNG"
-    if ids.shape != expected.size:
-        return f"{name}: is {ids.shape[1]}×{ids.shape[0]}; expected {expected.size[1]}×{expected.size[0]}"
-    if unknown := set(np.unique(ids).tolist()) - expected.ids:
-        return f"{name}: holds the ids {sorted(unknown)}; expected {sorted(expected.ids)}"
-    return None
+        yield f"{name}: is a {image.mode} {image.format} image; expected an indexed or 8-bit grey PNG"
+    elif ids.shape != expected.size:
+        yield f"{name}: is {ids.shape[1]}×{ids.shape[0]}; expected {expected.size[1]}×{expected.size[0]}"
+    elif unknown := set(np.unique(ids).tolist()) - expected.ids:
+        yield f"{name}: holds the ids {sorted(unknown)}; expected {sorted(expected.ids)}"
 
 
 def write_zip(output: Path, names: Iterable[str], read: Callable[[str], bytes]) -> None:
     """The same masks give the same zip, byte for byte. They are stored as they are: PNGs cannot be compressed."""
-    with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(names):
-            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(name)
             entry.create_system, entry.external_attr = 3, 0o644 << 16  # as on Unix, wherever this runs
             archive.writestr(entry, read(name))
 
@@ -142,8 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     names, read = open_submission(args.masks)
     present = sorted(expected.keys() & set(names))
     faults = list(name_faults(present if args.output and present else names, expected))
-    found = parallel_map(lambda name: content_fault(name, read, expected[name]), present, "Checking")
-    faults += [fault for fault in found if fault]
+    for found in parallel_map(lambda name: list(content_faults(name, read, expected[name])), present, "Checking"):
+        faults += found
     for fault in faults:
         print(f"{args.masks}: {fault}")
     if args.output and not faults:

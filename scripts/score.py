@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.frames import read_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, exit_on_input_error
@@ -66,7 +67,7 @@ def read_categories(meta: Path) -> dict[str, str]:
 
 
 def columns(summary: Summary) -> dict[str, float]:
-    """A row of the CSV file or an entry of the JSON file; fractions, not percentages."""
+    """One row of the results; fractions, not percentages."""
     row = {"J&F": summary.jf}
     for name, statistics in (("J", summary.j), ("F", summary.f)):
         row |= {f"{name}_{key}": value for key, value in statistics._asdict().items()}
@@ -75,13 +76,12 @@ def columns(summary: Summary) -> dict[str, float]:
 
 def write_csv(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
     """A row for all objects together, and one for each group, video and object. Raises `InputError`."""
-    rows: list[dict[str, Any]] = [{"level": "global", **columns(scores.summary())}]
-    rows += [{"level": name, **columns(summary)} for name, summary in groups.items()]
+    summaries = {"global": scores.summary(), **groups}
+    rows: list[dict[str, Any]] = [{"level": name, **columns(summary)} for name, summary in summaries.items()]
     rows += [{"level": "video", "video": name, **columns(summary)} for name, summary in scores.videos().items()]
-    rows += [
-        {"level": "object", "video": s.video, "object": s.id, "frames": len(s.frames), **columns(s.summary)}
-        for s in scores.objects
-    ]
+    for score in scores.objects:
+        names = {"level": "object", "video": score.video, "object": score.id, "frames": len(score.frames)}
+        rows.append(names | columns(score.summary))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["level", "video", "object", "frames", *columns(scores.summary())])
     writer.writeheader()
@@ -91,32 +91,15 @@ def write_csv(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None
 
 def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> None:
     """The same, with J and F of every frame. Raises `InputError`."""
-    content = {
-        "global": columns(scores.summary()),
-        **{name: columns(summary) for name, summary in groups.items()},
-        "videos": {name: columns(summary) for name, summary in scores.videos().items()},
-        "objects": [
-            {
-                "video": score.video,
-                "id": score.id,
-                **columns(score.summary),
-                "frames": score.frames,
-                "J": score.j.tolist(),
-                "F": score.f.tolist(),
-            }
-            for score in scores.objects
-        ],
-        "notes": scores.notes,
-    }
+    content: dict[str, Any] = {"global": columns(scores.summary())}
+    content |= {name: columns(summary) for name, summary in groups.items()}
+    content["videos"] = {name: columns(summary) for name, summary in scores.videos().items()}
+    content["objects"] = []
+    for score in scores.objects:
+        frames = {"frames": score.frames, "J": score.j.tolist(), "F": score.f.tolist()}
+        content["objects"].append({"video": score.video, "id": score.id, **columns(score.summary), **frames})
+    content["notes"] = scores.notes
     write_bytes(path, json.dumps(content, indent=1).encode())
-
-
-def read_list(path: Path) -> list[str]:
-    """The non-empty lines of a text file. Raises `InputError`."""
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read; expected a text file with a name on each line") from error
 
 
 @exit_on_input_error
@@ -124,39 +107,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("truth", type=Path, help="folder of ground-truth masks")
-    parser.add_argument("prediction", type=Path, help="folder of predicted masks")
-    parser.add_argument(
-        "--videos",
-        help="videos to score: names separated by commas, or a text file with a name on each line"
-        " (default: every video that has ground truth)",
+    add = parser.add_argument
+    add("truth", type=Path, help="folder of ground-truth masks")
+    add("prediction", type=Path, help="folder of predicted masks")
+    videos_help = "names separated by commas, or a text file with a name on each line (default: all with ground truth)"
+    add("--videos", help=f"videos to score: {videos_help}")
+    all_help = "also score the first and last frame of each video and the first of each object"
+    add("--all_frames", action="store_true", help=all_help)
+    seen_help = (
+        "also score seen and unseen objects separately: a text file that names a seen one on each line, by video,"
+        " by video and id ('003234408d 2') or, with --meta, by category ('person'); all others are unseen"
     )
-    parser.add_argument(
-        "--all_frames",
-        action="store_true",
-        help="also score the first and last frame of each video and the first of each object",
-    )
-    parser.add_argument(
-        "--seen",
-        type=Path,
-        metavar="LIST",
-        help="also score seen and unseen objects separately: a text file that names a seen one on each line, by video,"
-        " by video and id ('003234408d 2') or, with --meta, by category ('person'); all others are unseen",
-    )
-    parser.add_argument("--meta", type=Path, help="YouTube-VOS's meta.json, which has the categories for --seen")
-    parser.add_argument("--csv", type=Path, help="write the scores to this file, as fractions")
-    parser.add_argument("--json", type=Path, help="write the scores, and J and F of every frame, to this file")
-    parser.add_argument(
-        "--plot", type=Path, help="draw curves over time and the best and worst frame of each video into this PNG"
-    )
-    parser.add_argument("--images", type=Path, help="folder with VIDEO/FRAME.jpg, to draw the masks of --plot on")
-    parser.add_argument("--workers", type=int, help="threads (default: one for each core)")
+    add("--seen", type=Path, metavar="LIST", help=seen_help)
+    add("--meta", type=Path, help="YouTube-VOS's meta.json, which has the categories for --seen")
+    add("--csv", type=Path, help="write the scores to this file, as fractions")
+    add("--json", type=Path, help="write the scores, and J and F of every frame, to this file")
+    add("--plot", type=Path, help="draw curves over time and the best and worst frame of each video into this PNG")
+    add("--images", type=Path, help="folder with VIDEO/FRAME.jpg, to draw the masks of --plot on")
+    add("--workers", type=int, help="threads (default: one for each core)")
     args = parser.parse_args(arguments)
 
     videos = args.videos
     if videos:
-        videos = read_list(Path(videos)) if Path(videos).is_file() else videos.split(",")
-    listed = set(read_list(args.seen)) if args.seen else set()
+        videos = read_names(Path(videos)) if Path(videos).is_file() else videos.split(",")
+    listed = set(read_names(args.seen)) if args.seen else set()
     scores = score_folders(args.truth, args.prediction, videos, args.all_frames, args.workers)
     groups = seen_and_unseen(scores, listed, args.meta) if args.seen else {}
     print(format_table(scores, groups))

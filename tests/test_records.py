@@ -59,9 +59,9 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
         patch.setattr(InferenceCore, "step", killed)
         code, _, error = evaluate(eval_generic, "--data_path", data, "--overlay")
     assert code == 130 and error.strip().endswith("interrupted")
-    left = tmp_path / "out/overlay/.b.mp4.4711.tmp"
+    left = tmp_path / "out/overlay/.b.mp4.tmp"
     left.write_bytes(b"of the killed run")
-    for name in ("00002.png", ".00003.png.4711.tmp", "00006.png"):
+    for name in ("00002.png", ".00003.png.tmp", "00006.png"):
         (tmp_path / "out/b" / name).write_bytes(b"of the killed run")
     code, out, _ = evaluate(eval_generic, "--data_path", data, "--overlay")
     assert code == 0 and "1 video segmented, 1 already finished" in out and not left.exists()

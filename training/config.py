@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
@@ -84,6 +84,7 @@ class Machine:
     """Where and how this call runs; a resumed run does not take these from its checkpoint."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"  # auto: CUDA, else Apple's MPS, else the CPU.
+    local_rank: int = 0  # Given by older launchers and ignored: the environment holds the rank.
     num_workers: int = 8  # Data loading workers of each process.
     compile: bool = False  # torch.compile the network.
     checkpoint_activations: bool = False  # Less memory, more time: recompute features in the backward pass.
@@ -116,15 +117,13 @@ class TrainConfig:
 
     def clips_per_pass(self, processes: int) -> int:
         """Clips of one process in one backward pass. Raises `InputError` where they do not come out even."""
-        total, parts = self.recipe.global_batch_size, processes * self.recipe.accumulate
+        total, passes = self.recipe.global_batch_size, processes * self.recipe.accumulate
         if total is None:
             return self.recipe.batch_size
-        if total % parts:
-            raise InputError(
-                f"--global_batch_size {total}: expected a multiple of {parts} "
-                f"({processes} processes × {self.recipe.accumulate} backward passes per step)"
-            )
-        return total // parts
+        if total % passes:
+            factors = f"{processes} processes × {self.recipe.accumulate} backward passes per step"
+            raise InputError(f"--global_batch_size {total}: expected a multiple of {passes} ({factors})")
+        return total // passes
 
     def saved_settings(self) -> dict[str, Any]:
         """What a checkpoint keeps for a resumed run, as plain values; the network's settings are kept beside them."""
@@ -171,21 +170,10 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     flags and values of another type.
     """
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
-    config = tyro.cli(
-        OmitArgPrefixes[TrainConfig],
-        prog="train.py",
-        description=DESCRIPTION,
-        args=arguments,
-        default=_default(first),
-        use_underscores=True,
-    )
-    values = {
-        **vars(config),
-        **vars(config.recipe),
-        **vars(config.validation),
-        **vars(config.records),
-        **vars(config.machine),
-    }
+    options: dict[str, Any] = {"prog": "train.py", "description": DESCRIPTION, "use_underscores": True}
+    config = tyro.cli(OmitArgPrefixes[TrainConfig], args=arguments, default=_default(first), **options)
+    groups = (config, config.recipe, config.validation, config.records, config.machine)
+    values = {name: value for group in groups for name, value in vars(group).items()}
     for name, (low, high) in LIMITS.items():
         if values[name] is not None and not low <= values[name] <= high:  # NaN is on neither side
             raise InputError(f"--{name} {values[name]}: expected a number from {low:g} to {high:g}")
@@ -200,18 +188,10 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     return config
 
 
-class _FirstPass(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags that set the defaults of others, and the arguments for the second pass. Refuses contradictions."""
     arguments = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), text) for text in arguments]
-    launcher = _FirstPass(add_help=False, allow_abbrev=False)
-    launcher.add_argument("--local_rank")  # given by older launchers; the environment holds the rank
-    _, arguments = launcher.parse_known_args(arguments)
-    parser = _FirstPass(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--stage", type=int, choices=sorted(STAGES))
     parser.add_argument("--model", choices=list(PRESETS))
     parser.add_argument("--debug", action="store_true")
@@ -222,7 +202,10 @@ def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     batch.add_argument("--global_batch_size")
     precision.add_argument("--amp")
     precision.add_argument("--no_amp", action="store_true")
-    first, _ = parser.parse_known_args(arguments)
+    try:
+        first, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
     return first, ["--amp=none" if text == "--no_amp" else text for text in arguments]
 
 
@@ -230,22 +213,19 @@ def _default(first: argparse.Namespace) -> TrainConfig:
     """The settings that apply where the command line gives no others. Raises `InputError` for files that do not fit."""
     groups: dict[str, Any] = {"recipe": STAGES[first.stage or 0], "records": Records()}
     network = NetworkConfig(single_object=first.stage == 0)
-    if first.load_network:
-        settings = read_network_file(first.load_network).settings
-        network = NetworkConfig.from_file({**settings, "single_object": first.stage == 0}, first.load_network)
+    if path := first.load_network:
+        settings = read_network_file(path).settings
+        network = NetworkConfig.from_file({**settings, "single_object": first.stage == 0}, path)
     elif path := first.load_model:
         contents = read_checkpoint(path)
         network, settings = NetworkConfig.from_file(contents["config"], path), contents["train"]["settings"]
-        if first.stage is not None and settings.get("stage") != first.stage:
+        if first.stage not in (None, settings.get("stage")):
             raise InputError(
-                f"{path}: a checkpoint of stage {settings.get('stage')}, not {first.stage}; "
-                f"to start the next stage from its weights use --load_network"
+                f"{path}: a checkpoint of stage {settings.get('stage')}, not {first.stage}; to start the next stage"
+                " from its weights use --load_network"
             )
-        if missing := sorted(SAVED.keys() - settings.keys()):
-            raise InputError(
-                f"{path}: has no settings of {', '.join(missing)}; a run of an earlier version cannot be resumed "
-                f"exactly, but --load_network starts from its weights"
-            )
+        if not SAVED.keys() <= settings.keys():
+            raise InputError(f"{path}: is of an earlier version; --load_network starts from its weights")
         groups = {name: from_plain(group, settings[name], path) for name, group in SAVED.items()}
     if first.model:
         network = replace(network, **PRESETS[first.model])

@@ -24,8 +24,8 @@ def earlier_run(config: TrainConfig) -> list[Path]:
         return []
     if files and not config.overwrite:
         raise InputError(
-            f"{folder}: holds a run already; resume it with --load_model {folder}/{config.id}_checkpoint.pth, "
-            f"choose another --id, or replace it with --overwrite"
+            f"{folder}: holds a run already; resume it with --load_model {folder}/{config.id}_checkpoint.pth, choose"
+            " another --id, or replace it with --overwrite"
         )
     return files
 
@@ -34,19 +34,17 @@ def earlier_run(config: TrainConfig) -> list[Path]:
 def run_folder(folder: Path, replaced: list[Path]) -> Iterator[None]:
     """Hold the folder, made if need be and without the ``replaced`` files, for this run alone.
 
-    The lock is the operating system's: it ends with the process, however that ends. Raises `InputError` if another
-    process holds it, or if the folder cannot be written.
+    Rank 0 holds a lock of the operating system, which ends with the process. Raises `InputError` if another process
+    holds it, or if the folder cannot be written.
     """
     barrier()  # every process has read what it needs before rank 0 writes
-    if rank() != 0:
-        yield
-        return
     lock = FileLock(folder / ".lock", timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        for path in replaced:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            for path in replaced:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     except Timeout:
         raise InputError(f"{folder}: another process is training this --id; expected another one") from None
     except NotImplementedError:

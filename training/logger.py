@@ -20,7 +20,7 @@ from model.network import Prediction
 from util.device import peak_memory
 from util.distributed import gather, world_size
 from util.errors import InputError
-from util.files import atomic_path
+from util.files import write_bytes
 from util.progress import progress_bar
 from util.repository import commit_hash
 
@@ -31,8 +31,8 @@ def setup_console(verbose: bool) -> None:
     """Log to stderr, beside the progress bar; with ``verbose`` false (other ranks) errors only."""
     if sys.stderr.isatty():
         progressbar.streams.wrap_stderr()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
-    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=level, force=True)
 
 
 class Meter:
@@ -66,24 +66,22 @@ class Meter:
     def flush(self, iteration: int) -> dict[str, float]:
         """Means since the last flush. Raises `InputError` with the terms of the first loss that was not finite."""
         rows = torch.stack(gather(torch.stack(self.rows).cpu())).sum(0)
-        losses, overlaps = rows[:, :-2] / world_size(), rows[:, -2:]
+        losses, (intersection, union) = rows[:, :-2] / world_size(), rows[:, -2:].sum(0).tolist()
         for row, terms in enumerate(losses):
             if not terms.isfinite().all():
                 at = iteration - (len(rows) - 1 - row) // self.accumulate
                 values = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, terms, strict=True))
                 raise InputError(
-                    f"the loss is not finite ({values}) at iteration {at}; "
-                    f"nothing was saved since; lower --lr, or train with --amp bf16 or --no_amp"
+                    f"the loss is not finite ({values}) at iteration {at}; nothing was saved since; lower --lr, or"
+                    " train with --amp bf16 or --no_amp"
                 )
-        intersection, union = overlaps.sum(0).tolist()
         means = dict(zip(self.names, losses.mean(0).tolist(), strict=True))
         iterations = len(rows) / self.accumulate
-        seconds = time.perf_counter() - (self.began or 0)
         result = {
             "loss": sum(means.values()),
             **means,
             "iou": intersection / max(union, 1),
-            "seconds": seconds / iterations,
+            "seconds": (time.perf_counter() - (self.began or 0)) / iterations,
             "data_seconds": self.data_seconds / iterations,
             "peak_gib": peak_memory(self.device),
         }
@@ -102,20 +100,19 @@ def overlap(prediction: Prediction, clip: Clip) -> tuple[torch.Tensor, torch.Ten
 def picture(clip: Clip, prediction: Prediction) -> np.ndarray:
     """The first clip of the batch, H×W×3 uint8: a row per predicted frame, with frame, truth and prediction."""
     number = torch.arange(1, clip.masks.shape[2] + 1, device=clip.masks.device).view(-1, 1, 1)
-    true = (clip.masks[0, 1:] * number).sum(1).byte().cpu().numpy()
-    predicted = prediction.logits[0].detach().argmax(1).byte().cpu().numpy()
-    frames = (clip.frames[0, 1:].permute(0, 2, 3, 1) * 255).byte().cpu().numpy()
-    rows = [
-        np.concatenate([frame, draw_masks(frame, t), draw_masks(frame, p)], axis=1)
-        for frame, t, p in zip(frames, true, predicted, strict=True)
-    ]
+    true = (clip.masks[0, 1:] * number).sum(1)
+    predicted = prediction.logits[0].argmax(1)
+    frames = (clip.frames[0, 1:] * 255).permute(0, 2, 3, 1)
+    arrays = (tensor.byte().cpu().numpy() for tensor in (frames, true, predicted))
+    rows = [np.hstack([frame, draw_masks(frame, t), draw_masks(frame, p)]) for frame, t, p in zip(*arrays, strict=True)]
     return np.concatenate(rows)
 
 
 class TrainLogger:
     """Writes the records to ``folder``; a context manager that closes them.
 
-    The progress bar goes from ``start`` to ``total`` iterations. Raises `InputError` for files that cannot be opened.
+    The progress bar goes from ``start`` to ``total`` iterations; entries of an existing log after ``start`` are
+    dropped. Raises `InputError` for files that cannot be opened.
     """
 
     def __init__(self, folder: Path, name: str, start: int, total: int):
@@ -124,7 +121,9 @@ class TrainLogger:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
         path = folder / f"{name}_log.jsonl"
         try:
-            _drop_repeated(path, start)
+            if path.exists():
+                kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry.get("iteration", 0) <= start]
+                write_bytes(path, "".join(kept).encode())
             self.file = path.open("a", buffering=1)
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
         except OSError as error:
@@ -168,11 +167,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         with suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return entries
-
-
-def _drop_repeated(path: Path, start: int) -> None:
-    """Remove from an existing log what a resumed run repeats: entries after iteration ``start``."""
-    if path.exists():
-        kept = [entry for entry in read_log(path) if entry.get("iteration", 0) <= start]
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))

@@ -16,14 +16,13 @@ from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
 from model.network import Network, load_weights, save_network
 from model.weights import read_network_file
-from training.averaging import WeightAverage
 from training.checkpoint import TrainingState, read_checkpoint
 from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
 from training.logger import Meter, TrainLogger, log
 from training.validation import held_out_videos, validate
 from util.device import half_precision
-from util.distributed import any_process, rank, world_size
+from util.distributed import gather, rank, world_size
 from util.errors import InputError
 from util.settings import to_plain
 
@@ -32,31 +31,23 @@ class Run:
     """A training that is ready to go on: what the loop in ``train.py`` works with.
 
     Raises `InputError` for faulty data and for files that do not fit, before anything is written.
-
-    Attributes:
-        precision: autocast type of the forward pass; None: float32.
-        state: what the checkpoint holds: network, optimiser, counters.
-        model: the network, wrapped for several processes where there are several.
-        clips_per_step: of all processes.
-        logger: only in rank 0.
-        stop_requested: whether a signal has asked for a checkpoint and an end.
     """
 
-    logger: TrainLogger | None = None
-    stop_requested: Callable[[], bool]
+    logger: TrainLogger | None = None  # only in rank 0
+    stop_requested: Callable[[], bool]  # whether a signal has asked for a checkpoint and an end
 
     def __init__(self, config: TrainConfig, device: torch.device):
         recipe = config.recipe
         torch.manual_seed(recipe.seed)
         self.config, self.device, self.folder = config, device, config.saves / config.id
-        self.precision = training_precision(recipe.amp, device)
+        self.precision = training_precision(recipe.amp, device)  # of the forward pass; None: float32
         # Data first: faulty folders should fail before networks are built.
         self.held_out = held_out_videos(config.validation)
         self.dataset = build_dataset(config.stage, config.data)
         self.replaced = earlier_run(config)
         self.state = build_state(config, device, self.precision)
         batch_size = config.clips_per_pass(world_size())
-        self.clips_per_step = batch_size * recipe.accumulate * world_size()
+        self.clips_per_step = batch_size * recipe.accumulate * world_size()  # of all processes
         self.batches = clip_batches(
             self.dataset,
             batch_size=batch_size,
@@ -135,7 +126,7 @@ def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
         return None
     if device.type == "cpu" and amp == "fp16":
         raise InputError("--amp fp16: needs a GPU; on the CPU use --amp bf16 or none")
-    if device.type == "cpu" and any_process(half_precision(device) is None):
+    if device.type == "cpu" and None in gather(half_precision(device)):
         log.info("--amp %s: half precision is slower than float32 on this CPU; training in float32", amp)
         return None
     return torch.bfloat16 if amp == "bf16" else torch.float16
@@ -143,22 +134,16 @@ def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
 
 def build_state(config: TrainConfig, device: torch.device, precision: torch.dtype | None) -> TrainingState:
     """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them."""
-    recipe, resumed = config.recipe, None
+    recipe = config.recipe
     imagenet = None if config.pretrained == ("imagenet",) else [Path(name) for name in config.pretrained]
     network = Network(config.network)
-    if config.load_model:
-        resumed = read_checkpoint(config.load_model)
-        iteration = resumed["train"]["iteration"]
-        if iteration >= recipe.iterations:
-            raise InputError(f"{config.load_model}: already at iteration {iteration} of {recipe.iterations} (-i)")
-    elif config.load_network:
+    if config.load_network:
         load_weights(network, read_network_file(config.load_network).state, config.load_network)
         log.info("weights from %s", config.load_network)
         if config.imagenet_blend:
             blend_backbone(network, imagenet, config.imagenet_blend)
-    elif config.pretrained != ("none",):
+    elif not config.load_model and config.pretrained != ("none",):
         network.load_imagenet(imagenet)
-
     network.to(device).to(memory_format=torch.channels_last).train()
     network.checkpoint_activations = config.machine.checkpoint_activations
     if recipe.freeze_backbone:
@@ -174,10 +159,11 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     fused = device.type in ("cuda", "cpu")
     optimizer = torch.optim.Adam(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    average = WeightAverage(network, recipe.ema) if recipe.ema else None
-    state = TrainingState(network, optimizer, scaler, average)
-    if resumed and config.load_model:
-        state.load(resumed, config.load_model)
+    state = TrainingState(network, optimizer, scaler, recipe.ema)
+    if config.load_model:
+        state.load(read_checkpoint(config.load_model), config.load_model)
+        if state.iteration >= recipe.iterations:
+            raise InputError(f"{config.load_model}: already at iteration {state.iteration} of {recipe.iterations} (-i)")
         for group in optimizer.param_groups:  # the command line may have changed it
             group["weight_decay"] = recipe.weight_decay
     return state

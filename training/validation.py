@@ -22,8 +22,7 @@ from util.distributed import gather, rank, world_size
 from util.errors import InputError
 from util.parallel import parallel_map
 
-# As published for DAVIS.
-TOP_K, MEM_EVERY = 50, 3
+TOP_K, MEM_EVERY = 50, 3  # as published for DAVIS
 
 
 class HeldOutVideo(NamedTuple):
@@ -46,8 +45,7 @@ def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
         base, year = davis
         images, masks = base / "JPEGImages/480p", base / "Annotations/480p"
         names = names or davis_names(base, year, "val")
-    if not names and images.is_dir():
-        names = sorted(path.name for path in images.iterdir() if path.is_dir() and path.name[0] != ".")
+    names = names or sorted(path.name for path in images.glob("[!.]*") if path.is_dir())
     if not names:
         raise InputError(f"{images}: no videos; expected --val_root to hold JPEGImages/VIDEO and Annotations/VIDEO")
     return parallel_map(
@@ -57,8 +55,7 @@ def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
 
 def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutVideo:
     frames = list_frames(images)
-    truth = {frame.stem: masks / f"{frame.stem}.png" for frame in frames}
-    truth = {stem: path for stem, path in truth.items() if path.is_file()}
+    truth = {frame.stem: path for frame in frames if (path := masks / f"{frame.stem}.png").is_file()}
     if len(truth) < 3:
         raise InputError(f"{masks}: {len(truth)} masks; expected one for every frame of the video, at least 3")
     introduced: dict[Path, list[int]] = {}  # mask → objects that first appear in it
@@ -92,8 +89,7 @@ def validate(
     """
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(generators), torch.autocast(device.type, precision, precision is not None):
-        network.eval()
-        optimized = optimized_copy(network)
+        optimized = optimized_copy(network.eval())
         network.train()
         longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
         mine = [_score_video(optimized, held_out, device) for held_out in longest_first[rank() :: world_size()]]
@@ -111,5 +107,4 @@ def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device)
     for frame, ids, _ in segment(core, video, device):
         if frame.needed:  # without ids where no object has appeared yet
             scores.append({} if ids is None else score_masks(read_objects(truth[frame.name]), ids))
-    objects, _ = object_scores(video.name, list(truth), scores, all_frames=False)
-    return objects
+    return object_scores(video.name, list(truth), scores)[0]

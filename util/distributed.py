@@ -43,15 +43,6 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
         dist.destroy_process_group()
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; every process gets the same answer."""
-    if not dist.is_initialized():
-        return flag
-    tensor = torch.tensor(int(flag))
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor)
-
-
 def gather(value: Any) -> list[Any]:
     """The values of all processes in the order of their ranks, in every process."""
     if not dist.is_initialized():
@@ -63,4 +54,4 @@ def gather(value: Any) -> list[Any]:
 
 def barrier() -> None:
     """Wait for all processes."""
-    any_process(False)
+    gather(None)

@@ -37,14 +37,12 @@ def parallel_map(
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: expected at least one thread")
-    items = list(items)
-    results = []
-    pool = ThreadPoolExecutor(workers or cpu_count())
-    try:
-        with progress_bar(len(items), f"{label}: ") as bar:
+    items, results = list(items), []
+    with ThreadPoolExecutor(workers or cpu_count()) as pool, progress_bar(len(items), f"{label}: ") as bar:
+        try:
             for result in pool.map(function, items):
                 results.append(result)
                 bar.increment()
-        return results
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results

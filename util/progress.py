@@ -1,6 +1,7 @@
 """Progress bars."""
 
 import sys
+from typing import Any
 
 import progressbar
 
@@ -17,13 +18,7 @@ def progress_bar(
         variables: first values of the variables.
     """
     bar = progressbar.ProgressBar if show and sys.stderr.isatty() else progressbar.NullBar
-    steps, time = progressbar.SimpleProgress(), progressbar.ETA() if total else progressbar.Timer()
-    return bar(
-        min_value=start,
-        max_value=total or progressbar.UnknownLength,
-        max_error=False,
-        widgets=[steps, " ", progressbar.Bar(), " ", time],
-        prefix=prefix,
-        suffix=suffix,
-        variables=variables,
-    )
+    time = progressbar.ETA() if total else progressbar.Timer()
+    widgets = [progressbar.SimpleProgress(), " ", progressbar.Bar(), " ", time]
+    texts: dict[str, Any] = {"prefix": prefix, "suffix": suffix, "variables": variables}
+    return bar(start, total or progressbar.UnknownLength, widgets, max_error=False, **texts)

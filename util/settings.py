@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -10,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from util.errors import InputError
 
 Settings = TypeVar("Settings")
+
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
 def to_plain(settings: Any) -> dict[str, Any]:
@@ -28,42 +29,33 @@ def from_plain(cls: type[Settings], values: object, where: Path | str) -> Settin
     hints = typing.get_type_hints(cls)
     if unknown := sorted(str(name) for name in values if name not in hints):
         raise InputError(f"{where}: settings unknown to this version: {', '.join(unknown)}")
-    restored = {name: _restored(value, hints[name]) for name, value in values.items()}
-    for name, value in restored.items():
+    restored = {}
+    for name, value in values.items():
         if not _matches(value, hints[name]):
             raise InputError(f"{where}: setting {name}={value!r}: expected {_describe(hints[name])}")
+        is_path = isinstance(value, str) and Path in (hints[name], *get_args(hints[name]))
+        restored[name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
     try:
         return cls(**restored)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
 
-def _restored(value: Any, hint: Any) -> Any:
-    if isinstance(value, str) and Path in (hint, *get_args(hint)):
-        return Path(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _matches(value: object, hint: Any) -> bool:
-    options = get_args(hint)
+    options = get_args(hint) or (hint,)
     if get_origin(hint) is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in options)
+        return (type(value), value) in [(type(choice), choice) for choice in options]
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_matches(item, options[0]) for item in value)
-    if options:  # X | None
-        return any(_matches(value, option) for option in options)
-    if hint is Path:
-        return isinstance(value, Path)
-    return type(value) is hint or (hint is float and type(value) is int)
+        return isinstance(value, list) and all(_matches(item, options[0]) for item in value)
+    return (
+        type(value) in options or isinstance(value, str) and Path in options or type(value) is int and float in options
+    )
 
 
 def _describe(hint: Any) -> str:
-    options = get_args(hint)
+    options = get_args(hint) or (hint,)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, options))}"
     if get_origin(hint) is tuple:
         return f"a list, each item {_describe(options[0])}"
-    if options:
-        return " or ".join(map(_describe, options))
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "nothing"}
-    return names.get(hint, "a path")
+    return " or ".join(NAMES.get(option, "nothing") for option in options)

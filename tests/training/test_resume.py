@@ -15,7 +15,6 @@ from model.losses import compute_losses
 from model.weights import read_torch_file, write_torch_file
 from tests.training.conftest import NETWORK
 from training import checkpoint
-from training.averaging import WeightAverage
 from training.checkpoint import TrainingState, read_checkpoint
 from training.logger import read_log
 from util.errors import InputError
@@ -100,7 +99,7 @@ def test_resume_refuses_another_network_and_a_finished_run(run, tmp_path, capsys
 
 def state_of(network) -> TrainingState:
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), WeightAverage(network, 0.9))
+    return TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), 0.9)
 
 
 def test_generators_go_on(tiny_network, tmp_path):
