@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import ChainMap
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from datasets.images import write_mask
-from datasets.video import Video, VideoFrame
+from datasets.video import Video
 from inference_core import FrameNetwork, InferenceCore
+from predictor import segment
 from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
 from results.writer import WriteBehind
@@ -128,28 +128,6 @@ def evaluate(
     return Outcome(dict(ChainMap(*gather(segmented))), finished, dict(ChainMap(*gather(failed))), seconds)
 
 
-@torch.inference_mode()
-def segment(
-    core: InferenceCore, video: Video, device: torch.device, all_frames: bool = False
-) -> Generator[tuple[VideoFrame, np.ndarray | None, float], None, None]:
-    """Run a video through the engine: yield each frame, its object ids, and the seconds that it took.
-
-    The ids are H×W uint8 at the video's size, or None for a frame that is not needed, unless ``all_frames``. The
-    seconds do not include reading the frame. Raises `InputError` for a damaged frame.
-    """
-    with closing(iter(video)) as frames:
-        for frame in frames:
-            start = _now(device)
-            image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
-            mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
-            needed = frame.needed or all_frames
-            prob = core.step(image, mask, needed)
-            ids = None
-            if needed and prob is not None:
-                ids = label_map(prob, video.size, core.object_ids).cpu().numpy()
-            yield frame, ids, _now(device) - start
-
-
 def _segment_to_files(
     core: InferenceCore, results: VideoResults, device: torch.device, binary: bool, progress: "_Progress"
 ) -> Segmented:
@@ -161,7 +139,7 @@ def _segment_to_files(
         draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
         writer = stack.enter_context(WriteBehind())
         segmented = stack.enter_context(closing(segment(core, video, device, all_frames=draw is not None)))
-        for frame, ids, duration in segmented:
+        for frame, ids, duration, _ in segmented:
             frames += 1
             seconds += duration
             if ids is not None and frame.needed:
@@ -174,26 +152,6 @@ def _segment_to_files(
             progress.frame(video, frames, seconds)
     results.finish(written)
     return Segmented(frames, seconds)
-
-
-def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int]) -> torch.Tensor:
-    """Object ids H×W uint8 of the most probable channel of ``prob``, after bilinear interpolation to ``size``.
-
-    ``prob``: (K+1)×h×w in [0, 1], background first; ``object_ids``: ids of the K other channels. Works channel by
-    channel, so that K+1 maps of the video's own size never exist at once; this is also faster than argmax.
-    """
-
-    def at_full_size(channel: torch.Tensor) -> torch.Tensor:
-        if channel.shape == size:
-            return channel
-        return F.interpolate(channel[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-
-    best = at_full_size(prob[0])
-    ids = torch.zeros(size, dtype=torch.uint8, device=prob.device)
-    for object_id, channel in zip(object_ids, map(at_full_size, prob[1:]), strict=True):
-        ids.masked_fill_(channel > best, object_id)
-        best = torch.maximum(best, channel)
-    return ids
 
 
 class _Progress:
@@ -227,15 +185,6 @@ class _Progress:
         if self.print_lines:
             print(line, flush=True)
         self.last_line = time.monotonic()
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once the device has completed everything submitted to it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
 
 
 def _of_this_process(results: list[VideoResults]) -> list[VideoResults]:

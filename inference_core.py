@@ -4,13 +4,15 @@ K objects so far, H×W image, H'×W' the image padded to multiples of 16, h×w f
 frame form a group with its own memory: DAVIS has one group, YouTube-VOS one for each frame that introduces objects.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
-from model.network import FrameFeatures, Memory
+from model.network import FrameFeatures
 from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
@@ -26,6 +28,23 @@ class FrameNetwork(Protocol):
     def decode(self, readout: torch.Tensor, features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
+class FrameMemory(Protocol):
+    """What the engine uses of a memory; the implementations are in ``inference_memory_bank.py``."""
+
+    def add(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        temporary: bool = False,
+        *,
+        frame: int | None = None,
+        permanent: bool = False,
+    ) -> None: ...
+    def read(self, query: torch.Tensor) -> torch.Tensor: ...
+    def forget(self, frame: int | None = None) -> None: ...
+    def keep(self, objects: Sequence[int]) -> None: ...
+
+
 class InferenceCore:
     """Segment a video by calling `step` on each frame in order.
 
@@ -37,27 +56,47 @@ class InferenceCore:
     """
 
     def __init__(
-        self, network: FrameNetwork, make_memory: Callable[[], Memory], mem_every: int = 3, include_last: bool = False
+        self,
+        network: FrameNetwork,
+        make_memory: Callable[[], FrameMemory],
+        mem_every: int = 3,
+        include_last: bool = False,
     ):
         self.network, self.make_memory = network, make_memory
         self.mem_every, self.include_last = mem_every, include_last
-        self.object_ids: list[int] = []  # raw ids in the order of prob's channels 1 … K
-        self._groups: list[tuple[int, Memory]] = []  # (number of objects, memory), in channel order
+        self.absent: set[int] = set()  # ids of objects that have no pixel until a mask holds them again
+        self.key: torch.Tensor | None = None  # 1×Ck×h×w, of the last frame that was not skipped
+        self._groups: list[tuple[list[int], FrameMemory]] = []  # raw ids and their memory
         self._memorise: Callable[[], None] | None = None  # what `_segment` left to do for its frame
         self._size: torch.Size | None = None
-        self._time = -1
+        self._time = -1  # number of the last frame
         self._last_memory = -1
 
+    @property
+    def object_ids(self) -> list[int]:
+        """Raw ids in the order of prob's channels 1 … K."""
+        return [i for ids, _ in self._groups for i in ids]
+
     @torch.inference_mode()
-    def step(self, image: torch.Tensor, mask: torch.Tensor | None = None, needed: bool = True) -> torch.Tensor | None:
+    def step(
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        needed: bool = True,
+        complete: bool = False,
+        frame: int | None = None,
+    ) -> torch.Tensor | None:
         """Segment the next frame.
 
         Args:
             image: 3×H×W RGB in [0, 1] on the network's device; any size, the same throughout a video.
             mask: H×W integer ids on the same device, 0 for background: objects that appear on this frame, or
                 corrections of known ones. Its pixels above 0 override whatever was there; known objects that it does
-                not contain keep their remaining pixels.
+                not contain keep their remaining pixels. The frame becomes permanent memory of the objects in it.
             needed: False if nobody wants this frame's result; the frame is skipped unless the memory wants it.
+            complete: known objects that ``mask`` does not contain are absent: they have no pixel on this frame and
+                the following ones, until a mask contains them again. Such a mask may be empty.
+            frame: its number, under which it is memorised; by default the one after the last frame's, from 0.
         Returns:
             prob (K+1)×H×W float32, background first, then objects in the order of ``object_ids``; None for a frame
             that was skipped. Before the first mask everything is background.
@@ -67,16 +106,92 @@ class InferenceCore:
         """
         self._check_image(image, values=mask is not None or image.device.type == "cpu")
         ids = [] if mask is None else _object_ids(mask, image)
-        time = self._time + 1
-        is_memory = bool(ids) or time - self._last_memory >= self.mem_every
+        known = self.object_ids
+        decided = ids + [i for i in known if complete and mask is not None and i not in ids]
+        frame = self._time + 1 if frame is None else frame
+        is_memory = bool(decided) or abs(frame - self._last_memory) >= self.mem_every
         prob = None
-        if not (self.object_ids or ids):
-            prob = torch.ones_like(image[:1], dtype=torch.float32) if needed else None
+        if not decided and self.absent.issuperset(known):
+            if needed:
+                prob = torch.zeros_like(image[:1], dtype=torch.float32).repeat(len(known) + 1, 1, 1)
+                prob[0] = 1
         elif needed or is_memory or self.include_last:
-            prob = self._segment(image, mask, ids, is_memory)
-            self._last_memory = time if is_memory else self._last_memory
-        self._time, self._size = time, image.shape
+            prob = self._segment(image, mask, decided, ids, is_memory, frame)
+            self._last_memory = frame if is_memory else self._last_memory
+        self._time, self._size = frame, image.shape
         return prob
+
+    @torch.inference_mode()
+    def read(self, image: torch.Tensor) -> torch.Tensor:
+        """Segment an image, see `step`, as if it were the next frame, which changes nothing for the frames to come.
+
+        Raises ValueError for a bad image.
+        """
+        self._check_image(image, values=True)
+        self._flush()
+        padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
+        return unpad(self._predict(padded, self.network.encode_key(padded))[0], padding)
+
+    @torch.inference_mode()
+    def memorise(self, image: torch.Tensor, mask: torch.Tensor, frame: int, ids: Collection[int] = ()) -> None:
+        """Memorise a mask as permanent truth of frame number ``frame``, in place of what is memorised of that frame.
+
+        The next frame of `step` is by default the one after it. Frames may be memorised in any order.
+
+        Args:
+            image, mask: see `step`.
+            ids: known or new objects that are absent unless the mask holds them. Of other objects that it does not
+                hold, nothing is memorised.
+        Raises ValueError like `step`.
+        """
+        self._check_image(image, values=True)
+        self._flush()
+        held = _object_ids(mask, image)
+        decided = sorted({*held, *ids})
+        if new := [i for i in decided if i not in self.object_ids]:
+            self._groups.append((new, self.make_memory()))
+        for n, (group, memory) in reversed(list(enumerate(self._groups))):
+            parts = [i for i in group if i in decided], [i for i in group if i not in decided]
+            if all(parts):
+                self._groups[n : n + 1] = [(part, _kept(group, memory, part)) for part in parts]
+        padded, _ = pad_to_multiple(self.network.normalize(image)[None], 16)
+        features = self.network.encode_key(padded)
+        self.key = features.key
+        small = pad_to_multiple(mask, 16)[0]
+        masks = torch.stack([small == i for i in self.object_ids]).float()[None]
+        prob = torch.softmax(soft_aggregate(masks), dim=1)
+        self._add(padded, features.key, features.f16, prob[:, 1:], frame, decided, False, decided)
+        self._time = self._last_memory = frame
+        self._size = image.shape
+
+    def forget(self, frame: int) -> None:
+        """Forget what is memorised of a frame, if anything.
+
+        Raises ValueError where a memory has no separate entry of the frame, see `GlobalContextMemory.forget`.
+        """
+        self._flush()
+        for _, memory in self._groups:
+            memory.forget(frame)
+
+    def remove(self, object_id: int) -> None:
+        """Remove an object and its memory. Raises KeyError for an unknown id."""
+        self._flush()
+        if object_id not in self.object_ids:
+            raise KeyError(object_id)
+        groups = [(ids, [i for i in ids if i != object_id], memory) for ids, memory in self._groups]
+        self._groups = [(left, _kept(ids, memory, left)) for ids, left, memory in groups if left]
+        self.absent.discard(object_id)
+
+    def restart(self, frame: int, absent: Collection[int] = ()) -> None:
+        """Go on from a permanent frame, in any direction: forget all other frames.
+
+        ``absent``: objects that have no pixel until a mask holds them.
+        """
+        self._memorise = None
+        for _, memory in self._groups:
+            memory.forget()
+        self._time = self._last_memory = frame
+        self.absent = set(absent)
 
     def _check_image(self, image: torch.Tensor, values: bool) -> None:
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not image.is_floating_point():
@@ -88,44 +203,117 @@ class InferenceCore:
             if not (IMAGE_RANGE[0] <= low and high <= IMAGE_RANGE[1]):
                 raise ValueError(f"image with values from {low:g} to {high:g}: expected RGB in [0, 1]")
 
-    def _segment(self, image: torch.Tensor, mask: torch.Tensor | None, ids: list[int], is_memory: bool) -> torch.Tensor:
-        """`step` for a frame that is not skipped."""
+    def _segment(
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor | None,
+        decided: list[int],
+        ids: list[int],
+        is_memory: bool,
+        frame: int,
+    ) -> torch.Tensor:
+        """`step` for a frame that is not skipped; ``decided``: the ids in the mask and those absent by it."""
         padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
         features = self.network.encode_key(padded)
-        if self._memorise is not None:
-            self._memorise()
-            self._memorise = None
-        if self.object_ids:
-            readout = torch.cat([memory.read(features.key) for _, memory in self._groups], dim=1)
-            logits, _ = self.network.decode(readout, features)
-            prob = torch.softmax(soft_aggregate(torch.sigmoid(logits)), dim=1)
-        else:
-            prob = padded.new_ones(1, 1, *padded.shape[-2:], dtype=torch.float32)
-        if mask is not None and ids:
+        self.key = features.key
+        self._flush()
+        prob = self._predict(padded, features)
+        if mask is not None and decided:
+            self.absent = (self.absent | set(decided)) - set(ids)
             prob = self._apply_mask(prob, pad_to_multiple(mask, 16)[0], ids)
         if is_memory or self.include_last:
             # Memorised when the next frame comes: the last frame of a video never is.
-            self._memorise = partial(self._add, padded, features.key, features.f16, prob[:, 1:], not is_memory)
+            add = partial(self._add, padded, features.key, features.f16, prob[:, 1:])
+            present = [i for i in self.object_ids if i not in self.absent]
+            self._memorise = partial(add, frame, {*present, *decided}, not is_memory, decided)
         return unpad(prob[0], padding)
+
+    def _predict(self, padded: torch.Tensor, features: FrameFeatures) -> torch.Tensor:
+        """prob 1×(K+1)×H'×W' from the memory; only background while there are no objects."""
+        if not self._groups:
+            return padded.new_ones(1, 1, *padded.shape[-2:], dtype=torch.float32)
+        readout = torch.cat([memory.read(features.key) for _, memory in self._groups], dim=1)
+        logits, _ = self.network.decode(readout, features)
+        probs = torch.sigmoid(logits)
+        if self.absent:
+            probs[:, [self.object_ids.index(i) for i in self.absent]] = 0
+        return torch.softmax(soft_aggregate(probs), dim=1)
+
+    def _flush(self) -> None:
+        if self._memorise is not None:
+            self._memorise()
+            self._memorise = None
 
     def _apply_mask(self, prob: torch.Tensor, mask: torch.Tensor, ids: list[int]) -> torch.Tensor:
         """Let a given mask H'×W' with ``ids`` override prob 1×(K+1)×H'×W'; new ids open a group."""
         if new := [i for i in ids if i not in self.object_ids]:
-            self._groups.append((len(new), self.make_memory()))
-            self.object_ids += new
+            self._groups.append((new, self.make_memory()))
         probs = prob[:, 1:].masked_fill(mask > 0, 0)
         probs = torch.cat([probs, probs.new_zeros(1, len(new), *mask.shape)], dim=1)
-        for i in ids:
-            probs[:, self.object_ids.index(i)] = (mask == i).to(probs.dtype)
+        for n, i in enumerate(self.object_ids):
+            if i in ids:
+                probs[:, n] = (mask == i).to(probs.dtype)
+            elif i in self.absent:
+                probs[:, n] = 0
         return torch.softmax(soft_aggregate(probs), dim=1)
 
     def _add(
-        self, image: torch.Tensor, key: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor, temporary: bool
+        self,
+        image: torch.Tensor,
+        key: torch.Tensor,
+        f16: torch.Tensor,
+        masks: torch.Tensor,
+        frame: int,
+        ids: Collection[int],
+        temporary: bool,
+        given: Collection[int],
     ) -> None:
-        """Memorise a frame: image 1×3×H'×W' normalised, key and f16 1×C×h×w, masks 1×K×H'×W'."""
-        values = self.network.encode_value(image, f16, masks).split([count for count, _ in self._groups], dim=1)
-        for (_, memory), value in zip(self._groups, values, strict=True):
-            memory.add(key, value, temporary)
+        """Memorise a frame in the groups that hold any of ``ids``, permanently if they hold any of ``given``.
+
+        image 1×3×H'×W' normalised, key and f16 1×C×h×w, masks 1×K×H'×W'.
+        """
+        values = self.network.encode_value(image, f16, masks).split([len(group) for group, _ in self._groups], dim=1)
+        for (group, memory), value in zip(self._groups, values, strict=True):
+            if not set(ids).isdisjoint(group):
+                permanent = not set(given).isdisjoint(group)
+                memory.add(key, value, temporary, frame=frame, permanent=permanent)
+
+
+def _kept(group: list[int], memory: FrameMemory, ids: list[int]) -> FrameMemory:
+    """A group's memory for ``ids``, some or all of the group's; a copy unless all."""
+    if ids == group:
+        return memory
+    memory = copy.deepcopy(memory)
+    memory.keep([group.index(i) for i in ids])
+    return memory
+
+
+def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int]) -> torch.Tensor:
+    """Object ids H×W uint8 of the most probable channel of ``prob``, after bilinear interpolation to ``size``.
+
+    ``prob``: (K+1)×h×w in [0, 1], background first; ``object_ids``: ids of the K other channels. Works channel by
+    channel, so that K+1 maps of the video's own size never exist at once; this is also faster than argmax.
+    """
+
+    def at_full_size(channel: torch.Tensor) -> torch.Tensor:
+        if channel.shape == size:
+            return channel
+        return F.interpolate(channel[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    best = at_full_size(prob[0])
+    ids = torch.zeros(size, dtype=torch.uint8, device=prob.device)
+    for object_id, channel in zip(object_ids, map(at_full_size, prob[1:]), strict=True):
+        ids.masked_fill_(channel > best, object_id)
+        best = torch.maximum(best, channel)
+    return ids
+
+
+def confidences(prob: torch.Tensor, object_ids: Sequence[int]) -> dict[int, float]:
+    """How sure the network is of each object, 0 to 1, from prob (K+1)×h×w."""
+    objects = prob[1:]
+    inside = objects > 0.5
+    expected = (objects * inside).sum((1, 2)) / (inside.sum((1, 2)) + (objects * ~inside).sum((1, 2))).clamp_min(1e-6)
+    return dict(zip(object_ids, expected.tolist(), strict=True))
 
 
 def _object_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:

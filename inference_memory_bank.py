@@ -1,15 +1,21 @@
 """Memories: what segmented frames leave behind for the frames that follow. PyTorch only.
 
 B clips, K objects, h×w feature map, Ck and Cv channels of keys and values, N = frames·h·w memory positions, Q = h·w
-query positions. All objects of a memory enter on the same frame and share its keys. A *temporary* entry lasts until the
-next ``add``. Both methods are differentiable::
+query positions. All objects of a memory enter on the same frame and share its keys. ``add`` and ``read`` are
+differentiable, the other methods are for inference::
 
-    memory.add(key B×Ck×h×w, value B×K×Cv×h×w, temporary=False)
+    memory.add(key B×Ck×h×w, value B×K×Cv×h×w, temporary=False, frame=None, permanent=False)
     memory.read(query B×Ck×h×w) → readout B×K×Cv×h×w
+    memory.forget(frame)    without the entry of that frame; memory.forget(): without all that are not permanent
+    memory.keep(objects)    without the other objects, which are counted from 0
+
+An entry that is added with the number of an earlier one replaces it. A *permanent* entry, such as the very first one,
+is never evicted. A *temporary* entry lasts until the next ``add``.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +120,12 @@ def top_positions(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch
     return top.values, candidates.gather(2, top.indices)
 
 
+class _Entry(NamedTuple):
+    frame: int | None
+    permanent: bool
+    age: int  # number of entries added before
+
+
 class SpaceTimeMemory:
     """Keys and values of every memorised position, read by attention with the L2 similarity (STCN section 3.3).
 
@@ -121,7 +133,8 @@ class SpaceTimeMemory:
 
     Args:
         top_k: positions per query that enter the softmax, all N if there are fewer; None: always all.
-        max_frames: keep the first frame and the most recent ``max_frames − 1`` (at least 2 in all); None keeps all.
+        max_frames: number of frames to keep, at least 2: the permanent ones and the most recent others, of which one is
+            kept even if there are ``max_frames`` permanent ones. None keeps all.
         reserve: number of frames to allocate for at the first ``add``.
     """
 
@@ -130,26 +143,62 @@ class SpaceTimeMemory:
         self.reserve = min(reserve, RESERVE_LIMIT if max_frames is None else max_frames + 1)
         self._keys = self._values = torch.empty(0)  # buffers B×(positions, not all in use)×channels
         self._objects = 0
-        self._frames = 0  # permanent frames so far; a temporary frame lies behind the ones that are kept
+        self._entries: list[_Entry] = []  # in the order of the buffers; a temporary frame lies behind them
+        self._added = 0
         self._length = 0  # positions in use
+        self._per_frame = 0  # positions of a frame
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+    def add(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        temporary: bool = False,
+        *,
+        frame: int | None = None,
+        permanent: bool = False,
+    ) -> None:
         """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
         keys = fold_keys(key)
         values = value.flatten(3).permute(0, 3, 1, 2).flatten(2)  # the values of all objects at a position lie together
         if not self._length:
             self._keys, self._values, self._objects = keys[:, :0], values[:, :0], value.shape[1]
-        # Attention ignores the order of the frames, so a full memory overwrites its oldest frame but the first.
-        kept = slot = self._frames
-        if self.max_frames is not None and self._frames >= self.max_frames:
-            kept = self.max_frames
-            slot = kept if temporary else 1 + (self._frames - 1) % (self.max_frames - 1)
-        per_frame = keys.shape[1]
-        self._length = max(kept, slot + 1) * per_frame
-        self._keys = self._written(self._keys, keys, slot * per_frame)
-        self._values = self._written(self._values, values, slot * per_frame)
-        if not temporary:
-            self._frames += 1
+        slot = len(self._entries) if temporary else self._new_entry(frame, permanent)
+        self._per_frame = keys.shape[1]
+        self._length = (len(self._entries) + temporary) * self._per_frame
+        self._keys = self._written(self._keys, keys, slot * self._per_frame)
+        self._values = self._written(self._values, values, slot * self._per_frame)
+
+    def _new_entry(self, frame: int | None, permanent: bool) -> int:
+        """Enter a frame into the list; returns its place in the buffers. Attention ignores the order of the frames."""
+        slot = next((i for i, e in enumerate(self._entries) if frame is not None and e.frame == frame), None)
+        if slot is not None:
+            permanent = permanent or self._entries[slot].permanent
+        else:
+            slot = len(self._entries)
+            if self.max_frames is not None and slot >= self.max_frames:
+                evictable = [i for i, entry in enumerate(self._entries) if not entry.permanent]
+                if len(evictable) > permanent:
+                    slot = min(evictable, key=lambda i: self._entries[i].age)
+        self._entries[slot : slot + 1] = [_Entry(frame, permanent or not self._entries, self._added)]
+        self._added += 1
+        return slot
+
+    def forget(self, frame: int | None = None) -> None:
+        """Drop the entry of ``frame``, if there is one, or, without a number, every entry that is not permanent."""
+        kept = [i for i, e in enumerate(self._entries) if (e.permanent if frame is None else e.frame != frame)]
+        slots = kept
+        if frame is not None and self._length > len(self._entries) * self._per_frame:
+            slots = [*kept, len(self._entries)]  # the temporary entry stays
+        for buffer in (self._keys, self._values) if self._entries else ():
+            rows = buffer[:, : self._length].unflatten(1, (-1, self._per_frame))[:, slots].flatten(1, 2)
+            buffer[:, : rows.shape[1]] = rows
+        self._entries = [self._entries[i] for i in kept]
+        self._length = len(slots) * self._per_frame
+
+    def keep(self, objects: Sequence[int]) -> None:
+        """Drop the values of all other objects."""
+        self._values = self._values.unflatten(2, (self._objects, -1))[:, :, list(objects)].flatten(2)
+        self._objects = len(objects)
 
     def _written(self, buffer: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
         """The buffer with a frame's rows B×n×C at ``start``: in place if there is room, a new one under autograd."""
@@ -189,6 +238,8 @@ class GlobalContextMemory:
     *Summarise* ``C_t = φ(K)ᵀ V``; *update* ``G_t = ((t−1) G_{t−1} + C_t) / t``; *read* ``ψ(Q) G``. The state is float32
     even under autocast.
 
+    The contexts of permanent frames are kept, so that these can be replaced and forgotten.
+
     Args:
         norm: ``softmax``: φ over the positions of each channel, ψ over the channels of each position; ``mean``:
             φ(K) = K/n and ψ the identity, which makes the read equal to dot-product attention over all past frames.
@@ -198,20 +249,60 @@ class GlobalContextMemory:
     def __init__(self, norm: str = "softmax", update: str = "mean"):
         self.norm, self.update = norm, update
         self._anchor: torch.Tensor | None = None  # context of the first frame, if anchored
+        self._anchor_frame: int | None = None
         self._mean: torch.Tensor | None = None  # mean context of all frames, or of all but the first if anchored
         self._count = 0  # frames in the mean
+        self._permanent: dict[int, torch.Tensor] = {}  # contexts in the mean, by frame
         self._temporary: torch.Tensor | None = None
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype)."""
+    def add(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        temporary: bool = False,
+        *,
+        frame: int | None = None,
+        permanent: bool = False,
+    ) -> None:
+        """Memorise a frame: key B×Ck×h×w, value B×K×Cv×h×w (any float dtype). Only permanent ones can be replaced."""
         context = self._summarise(key, value)
-        self._temporary = None
+        self._temporary = context if temporary else None
         if temporary:
-            self._temporary = context
-        elif self.update == "anchored" and self._anchor is None:
-            self._anchor = context
+            return
+        if frame in self._permanent:
+            permanent = True
+            self.forget(frame)
+        if self.update == "anchored" and (self._anchor is None or frame is not None and frame == self._anchor_frame):
+            self._anchor, self._anchor_frame = context, frame
+            return
+        self._mean, self._count = self._mean_with(context), self._count + 1
+        if permanent and frame is not None:
+            self._permanent[frame] = context
+
+    def forget(self, frame: int | None = None) -> None:
+        """Drop the context of ``frame``, or, without a number, those of all frames that are not permanent.
+
+        Raises ValueError for a frame whose context is not kept apart: one that is not permanent, or the anchor.
+        """
+        if frame is None:
+            self._temporary, self._mean, self._count = None, None, 0
+            for context in self._permanent.values():
+                self._mean, self._count = self._mean_with(context), self._count + 1
+        elif frame not in self._permanent:
+            raise ValueError(f"frame {frame} is mixed into the global context; expected a permanent frame, no anchor")
         else:
-            self._mean, self._count = self._mean_with(context), self._count + 1
+            context, self._count = self._permanent.pop(frame), self._count - 1
+            assert self._mean is not None
+            self._mean = self._mean + (self._mean - context) / self._count if self._count else None
+
+    def keep(self, objects: Sequence[int]) -> None:
+        """Drop the contexts of all other objects."""
+
+        def kept(context: torch.Tensor | None) -> torch.Tensor | None:
+            return None if context is None else context[:, list(objects)]
+
+        self._anchor, self._mean, self._temporary = map(kept, (self._anchor, self._mean, self._temporary))
+        self._permanent = {frame: context[:, list(objects)] for frame, context in self._permanent.items()}
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query B×Ck×h×w → readout B×K×Cv×h×w in its dtype. Raises RuntimeError while empty."""
@@ -226,7 +317,8 @@ class GlobalContextMemory:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(context.nbytes for context in (self._anchor, self._mean, self._temporary) if context is not None)
+        contexts = (self._anchor, self._mean, self._temporary, *self._permanent.values())
+        return sum(context.nbytes for context in contexts if context is not None)
 
     def _summarise(self, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Context of a frame, B×K×Ck×Cv float32: each key channel is an attention map over the frame's positions."""

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,8 +78,8 @@ class LabelMemory(SpaceTimeMemory):
 
     labels: torch.Tensor | None = None
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        super().add(key, value if self.labels is None else self.labels, temporary)
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False, **options: Any) -> None:
+        super().add(key, value if self.labels is None else self.labels, temporary, **options)
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         self.labels = super().read(query)

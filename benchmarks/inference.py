@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import Call, machine, make_clock, make_parser, median_seconds, write_json
-from inference_core import InferenceCore
+from inference_core import FrameMemory, InferenceCore
 from inference_memory_bank import make_memory
 from model.config import PRESETS, NetworkConfig
-from model.network import Memory, Network
+from model.network import Network
 from model.optimized import optimized_copy
 from model.tensor import pad_to_multiple
 from tests.naive import DenseMemory, NaiveNetwork, naive_copy
@@ -64,7 +64,7 @@ def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dic
     frame = torch.rand(3, height, width, device=device)
     ids = torch.arange(width, device=device).expand(height, width) * (objects + 1) // width
     naive = isinstance(network, NaiveNetwork)
-    memory: Memory = DenseMemory(args.top) if naive else make_memory(network.config, args.top)
+    memory: FrameMemory = DenseMemory(args.top) if naive else make_memory(network.config, args.top)
     core = InferenceCore(network, lambda: memory, args.interval)
     core.step(frame, ids.contiguous())
     image, _ = pad_to_multiple(network.normalize(frame)[None], 16)

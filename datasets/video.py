@@ -44,10 +44,14 @@ class Video:
     masks: tuple[Path, ...]  # the given masks
     sources: tuple[Path, ...]  # the files of the frames, or the video file
     jobs: Callable[[], Iterator[Callable[[], VideoFrame | None]]]  # one per frame; one that returns None ends the video
-    workers: int  # threads that decode
+    workers: int  # threads that decode; 0: the caller's
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
         jobs, pending = self.jobs(), deque[Future[VideoFrame | None]]()
+        while not self.workers and (job := next(jobs, None)) and (frame := job()):
+            yield frame
+        if not self.workers:
+            return
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 pending.extend(pool.submit(job) for job in islice(jobs, self.workers + 2))
@@ -77,16 +81,21 @@ def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
-def _frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
+def make_frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
+    """A frame H×W×3 uint8 and its mask H×W uint8, at inference size."""
     size = inference_size(original.shape[:2], short_side)
     image = _resize(original, size, Image.Resampling.BICUBIC)
-    if mask is not None:
-        small = _resize(mask, size, Image.Resampling.NEAREST)
-        for lost in np.setdiff1d(mask, small):  # an object that would vanish keeps one pixel
-            y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
-            small[int(y), int(x)] = lost
-        mask = small
+    mask = None if mask is None else fit_mask(mask, size)
     return VideoFrame(name, image, mask, needed, original)
+
+
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """H×W uint8 ids at ``size`` (h, w); an object that would vanish keeps one pixel."""
+    small = _resize(mask, size, Image.Resampling.NEAREST)
+    for lost in np.setdiff1d(mask, small):
+        y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
+        small[int(y), int(x)] = lost
+    return small
 
 
 def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
@@ -94,12 +103,12 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
 
 
 def _check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
-    """Check that every (mask, its file, name and (H, W) of its frame) fits, and that one holds an object."""
-    objects = False
+    """Check that every (mask, its file, name and (H, W) of its frame) fits, and that one, if any, holds an object."""
+    path, objects = None, False
     for mask, path, frame, size in masks:
         check_mask_size(path, mask.shape, frame, size)
         objects = objects or bool(mask.any())
-    if not objects:
+    if path is not None and not objects:
         raise InputError(f"{path}: no mask of this video holds an object; expected ids from 1 to 254")
 
 
@@ -114,7 +123,7 @@ def frames_video(
 ) -> Video:
     """A video of image files.
 
-    ``frames``: in order. ``masks``: frame name (file name without suffix) → mask file, at least one. ``read`` turns a
+    ``frames``: in order. ``masks``: frame name (file name without suffix) → mask file. ``read`` turns a
     mask file into H×W uint8 ids. ``needed``: names of the frames whose result is wanted (None: all).
     Raises `InputError` unless the first frame and every mask decode, fit each other and hold an object.
     """
@@ -128,7 +137,7 @@ def frames_video(
     def load(path: Path) -> VideoFrame:
         image = read_image(path, 1, size)
         mask = read(masks[path.stem]) if path.stem in masks else None
-        return _frame(path.stem, image, mask, path.stem in needed, short_side)
+        return make_frame(path.stem, image, mask, path.stem in needed, short_side)
 
     return Video(
         name=name,
@@ -143,14 +152,15 @@ def frames_video(
     )
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:  # H×W×3 uint8, upright: phones store portrait videos as landscape
+def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """H×W×3 uint8, upright: phones store portrait videos as landscape."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     """A video file in any format that FFmpeg reads; its results are named 00000, 00001, …
 
-    ``masks``: frame number, from 0 → mask file, at least one. Raises `InputError` unless the video opens, its
+    ``masks``: frame number, from 0 → mask file. Raises `InputError` unless the video opens, its
     first frame decodes and every mask fits it and holds an object.
     """
     if not path.is_file():
@@ -161,7 +171,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
             stream = container.streams.video[0]
-            size = _rgb(next(container.decode(stream))).shape[:2]
+            size = upright_rgb(next(container.decode(stream))).shape[:2]
             fps = stream.average_rate or Fraction(24)
             stated = stream.frames  # 0 where the format does not say
             estimate = stated or round((container.duration or 0) / av.time_base * fps)
@@ -170,7 +180,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
 
     def check_end(length: int) -> None:
-        if (last := max(masks)) >= length:
+        if (last := max(masks, default=0)) >= length:
             raise InputError(f"--mask {last}:{masks[last]}: {path} ends with frame {length - 1}")
 
     if stated:
@@ -183,11 +193,11 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             with av.open(str(path)) as container:
                 container.streams.video[0].thread_type = "AUTO"
                 for frame in container.decode(video=0):
-                    image = _rgb(frame)
+                    image = upright_rgb(frame)
                     if image.shape[:2] != size:
                         raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
                     mask = read_mask(masks[index]) if index in masks else None
-                    yield _frame(f"{index:05d}", image, mask, True, short_side)
+                    yield make_frame(f"{index:05d}", image, mask, True, short_side)
                     index += 1
         except av.FFmpegError as error:
             raise InputError(f"{path}: frame {index} cannot be decoded ({error.strerror})") from error

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -54,18 +55,24 @@ class NaiveNetwork(Network):
 
 
 class DenseMemory:
-    """A space-time memory whose read is one dense product per object, nearly all of it with zeros."""
+    """A space-time memory whose read is one dense product per object, nearly all of it with zeros; keeps all frames."""
 
     def __init__(self, top_k: int):
         self.top_k = top_k
         self.keys: torch.Tensor | None = None  # Ck×N
         self.values: torch.Tensor | None = None  # K×Cv×N
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
-        """key 1×Ck×h×w, value 1×K×Cv×h×w. Every frame is permanent."""
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False, **_: object) -> None:
+        """key 1×Ck×h×w, value 1×K×Cv×h×w."""
         key, value = key.flatten(2)[0], value.flatten(3)[0]
         self.keys = key if self.keys is None else torch.cat([self.keys, key], dim=1)
         self.values = value if self.values is None else torch.cat([self.values, value], dim=2)
+
+    def forget(self, frame: int | None = None) -> None:
+        raise NotImplementedError
+
+    def keep(self, objects: Sequence[int]) -> None:
+        raise NotImplementedError
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """query 1×Ck×h×w → readout 1×K×Cv×h×w."""

@@ -10,11 +10,11 @@ import torch
 from datasets.frames import list_frames
 from datasets.listing import davis_names, find_davis
 from datasets.video import Video, frames_video
-from evaluation import segment
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.network import Network
 from model.optimized import optimized_copy
+from predictor import segment
 from scoring.folders import ObjectScore, object_scores, read_objects
 from scoring.metrics import score_masks
 from training.config import Validation
@@ -104,7 +104,7 @@ def _score_video(network: Network, held_out: HeldOutVideo, device: torch.device)
     core = InferenceCore(network, memory, MEM_EVERY)
     first = read_objects(next(iter(truth.values())))
     scores = [score_masks(first, first)]
-    for frame, ids, _ in segment(core, video, device):
+    for frame, ids, *_ in segment(core, video, device):
         if frame.needed:  # without ids where no object has appeared yet
             scores.append({} if ids is None else score_masks(read_objects(truth[frame.name]), ids))
     return object_scores(video.name, list(truth), scores)[0]

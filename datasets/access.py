@@ -1,0 +1,166 @@
+"""Videos from wherever a caller has them: a file, a folder of frames or arrays; as a stream, or frame by frame."""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+
+import av
+import numpy as np
+
+from datasets.frames import list_frames
+from datasets.images import read_image, read_mask
+from datasets.video import Job, Video, file_video, frames_video, make_frame, upright_rgb
+from util.errors import InputError
+
+CACHED_FRAMES = 16  # of a video file: stepping backwards decodes from a key frame once in so many frames
+FORWARD_FRAMES = 64  # a video file is decoded so far ahead rather than searched for a key frame
+
+Source = str | PathLike | Iterable[np.ndarray]
+MaskSource = str | PathLike | np.ndarray
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video in any order; none is kept but the latest few of a video file."""
+
+    name: str
+    size: tuple[int, int]  # (H, W)
+    fps: Fraction
+    length: int
+    read: Callable[[int], np.ndarray]  # frame number from 0 → H×W×3 uint8 RGB; raises `InputError` for a damaged frame
+
+
+def open_video(source: Source, short_side: int) -> Video:
+    """A stream of frames without masks, for the engine at ``short_side`` (see `inference_size`).
+
+    ``source``: a video file, a folder of images, or an iterable of H×W×3 uint8 RGB arrays, which may never end; it is
+    read in the caller's thread, and never ahead. Raises `InputError` for what is none of these.
+    """
+    if isinstance(source, str | PathLike):
+        path = Path(source)
+        if path.is_dir():
+            return frames_video(path.resolve().name, list_frames(path), {}, short_side)
+        return file_video(path, {}, short_side)
+    first, arrays = _first(source)
+    size = first.shape[:2]
+
+    def jobs() -> Iterator[Job]:
+        for index, array in enumerate(arrays):
+            image = check_image(array, f"frame {index}", size)
+            yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
+
+    length = len(source) if isinstance(source, Sequence | np.ndarray) else 0
+    return Video("video", size, length, None, Fraction(24), (), (), jobs, workers=0)
+
+
+def _first(source: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The first array, and an iterator over all of them."""
+    try:
+        arrays = iter(source)
+    except TypeError as error:
+        raise InputError(f"{type(source).__name__}: expected a video file, a folder or frames as arrays") from error
+    first = next(arrays, None)
+    if first is None:
+        raise InputError("the video has no frames; expected at least one")
+    return check_image(first, "frame 0"), chain([first], arrays)
+
+
+def open_frames(source: Source) -> Frames:
+    """Random access to a video file, a folder of images or a sequence of H×W×3 uint8 RGB arrays.
+
+    Raises `InputError` for what is none of these or has no frames.
+    """
+    if not isinstance(source, str | PathLike):
+        if not isinstance(source, Sequence | np.ndarray):
+            raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a sequence of arrays")
+        arrays: Sequence[np.ndarray] | np.ndarray = source
+        size = _first(arrays)[0].shape[:2]
+
+        def item(index: int) -> np.ndarray:
+            return check_image(arrays[index], f"frame {index}", size)
+
+        return Frames("video", size, Fraction(24), len(arrays), item)
+    path = Path(source)
+    if path.is_dir():
+        files = list_frames(path)
+        size = read_image(files[0]).shape[:2]
+        return Frames(path.resolve().name, size, Fraction(24), len(files), lambda i: read_image(files[i], 1, size))
+    video = file_video(path, {}, 1)
+    decoder = _Decoder(path, video.size)
+    return Frames(video.name, video.size, video.fps, len(decoder.times), decoder.read)
+
+
+def check_image(image: np.ndarray, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return an array that is H×W×3 uint8, of ``size`` (H, W) if given. Raises `InputError` for another."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} array of {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"{name}: is a {found}; expected an array of H×W×3 uint8 RGB")
+    if size is not None and image.shape[:2] != size or not image.size:
+        raise InputError(f"{name}: is {image.shape[1]}×{image.shape[0]} pixels; expected one size for all frames")
+    return image
+
+
+def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:
+    """H×W uint8 ids from a mask file, or from an H×W array of integers up to 255 or of truth values.
+
+    Raises `InputError`, with ``name`` for an array, for what is no mask of a video of ``size`` (H, W).
+    """
+    if isinstance(mask, str | PathLike):
+        ids, name = read_mask(Path(mask)), str(mask)
+    else:
+        ids = np.asarray(mask)
+        if ids.ndim != 2 or ids.dtype.kind not in "bui" or not ids.size or ids.min() < 0 or ids.max() > 255:
+            raise InputError(f"{name}: is a {ids.dtype} array of {ids.shape}; expected H×W integer ids from 0 to 255")
+    if ids.shape != size:
+        raise InputError(
+            f"{name}: the mask is {ids.shape[1]}×{ids.shape[0]} pixels, but the video is {size[1]}×{size[0]};"
+            " expected equal sizes"
+        )
+    return np.array(ids, np.uint8)
+
+
+class _Decoder:
+    """Frames of a video file by number: decodes on, or from the nearest key frame before."""
+
+    def __init__(self, path: Path, size: tuple[int, int]):
+        self.path, self.size = path, size
+        self._container = av.open(str(path))
+        self._stream = self._container.streams.video[0]
+        packets = (packet for packet in self._container.demux(self._stream) if not packet.is_discard)
+        self.times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._next = len(self.times)  # number of the frame that the decoder returns next
+        self._frames: Iterator[av.VideoFrame] = iter(())
+
+    def read(self, index: int) -> np.ndarray:
+        """H×W×3 uint8 RGB. Raises `InputError` if the frame cannot be decoded."""
+        try:
+            if index not in self._cache and not self._next <= index < self._next + FORWARD_FRAMES:
+                self._seek(self.times[index])
+            while index not in self._cache:
+                self._decode_one()
+        except (av.FFmpegError, StopIteration) as error:
+            raise InputError(f"{self.path}: frame {index} cannot be decoded; expected a complete file") from error
+        return self._cache[index]
+
+    def _seek(self, time: int) -> None:
+        self._container.seek(time, stream=self._stream)
+        self._frames = self._container.decode(self._stream)
+        self._next = 0
+
+    def _decode_one(self) -> None:
+        frame = next(self._frames)
+        index = bisect_left(self.times, frame.pts or 0)
+        image = upright_rgb(frame)
+        if image.shape[:2] != self.size:
+            raise InputError(f"{self.path}: frame {index} has another size than the first; expected one size")
+        self._cache[index] = image
+        self._next = index + 1
+        while len(self._cache) > CACHED_FRAMES:
+            self._cache.popitem(last=False)

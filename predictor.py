@@ -1,0 +1,193 @@
+"""Segment videos from Python: `VideoPredictor.segment` streams, `VideoPredictor.session` is for corrections.
+
+predictor = VideoPredictor.load("saves/gsfm-small.pth")
+for frame in predictor.segment("clip.mp4", {0: "first.png"}):
+    frame.index, frame.ids, frame.confidence
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import count
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from datasets.access import MaskSource, Source, load_mask, open_frames, open_video
+from datasets.video import Video, VideoFrame, fit_mask
+from inference_core import InferenceCore, confidences, label_map
+from inference_memory_bank import make_memory
+from model.network import Network, load_network
+from model.optimized import optimized_copy
+from session import FrameResult, Session
+from util.device import half_precision, pick_device
+from util.errors import InputError
+
+TOP_K, MEM_EVERY = 50, 3  # where neither the caller nor the weights say otherwise
+STREAM_FRAMES = 20  # memory frames for a stream of unknown length
+
+
+class Segmentation(NamedTuple):
+    """A frame that went through the engine."""
+
+    frame: VideoFrame
+    ids: np.ndarray | None  # H×W uint8 at the video's size; None for a frame that is not needed
+    seconds: float  # without reading the frame
+    prob: torch.Tensor | None  # (K+1)×h×w at inference size
+
+
+@torch.inference_mode()
+def segment(
+    core: InferenceCore,
+    video: Video | Generator[VideoFrame, None, None],
+    device: torch.device,
+    all_frames: bool = False,
+    complete: bool = False,
+) -> Generator[Segmentation, None, None]:
+    """Run a video through the engine, frame by frame; all frames have results if ``all_frames``, else the needed ones.
+
+    ``complete``: see `InferenceCore.step`. Raises `InputError` for a damaged frame.
+    """
+    with closing(iter(video)) as frames:
+        for frame in frames:
+            start = _now(device)
+            image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
+            mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
+            needed = frame.needed or all_frames
+            prob = core.step(image, mask, needed, complete)
+            ids = None
+            if needed and prob is not None:
+                ids = label_map(prob, frame.original.shape[:2], core.object_ids).cpu().numpy()
+            yield Segmentation(frame, ids, _now(device) - start, prob)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has completed everything submitted to it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _with_masks(video: Video, masks: Mapping[int, np.ndarray]) -> Generator[VideoFrame, None, None]:
+    """The frames with the masks H×W uint8. Raises `InputError` if a mask's frame does not come."""
+    index = -1
+    with closing(iter(video)) as frames:
+        for index, frame in enumerate(frames):
+            mask = masks.get(index)
+            yield frame if mask is None else frame._replace(mask=fit_mask(mask, frame.image.shape[:2]))
+    _check_frame_numbers(masks, index + 1)
+
+
+def _check_frame_numbers(masks: Iterable[int], length: int | None) -> None:
+    for index in masks:
+        if index < 0 or length is not None and index >= length:
+            last = "" if length is None else f" to {length - 1}"
+            raise InputError(f"there is no frame {index} for a mask; expected a number from 0{last}")
+
+
+class VideoPredictor:
+    """A network and the settings that it segments videos with.
+
+    Args:
+        network: in eval mode, on the device to run on.
+        size: shorter side at inference; smaller videos keep their size, and results have the video's.
+        top_k, mem_every, include_last: as in ``eval_generic.py``; by default what the weights recommend, else 50, 3 and
+            False.
+        max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.
+        amp: half precision, where it is faster.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        size: int = 480,
+        top_k: int | None = None,
+        mem_every: int | None = None,
+        include_last: bool | None = None,
+        max_memory_frames: int | None = None,
+        amp: bool = False,
+    ):
+        least_values = {"size": 1, "top_k": 1, "mem_every": 1, "max_memory_frames": 2}
+        for (name, least), value in zip(least_values.items(), (size, top_k, mem_every, max_memory_frames), strict=True):
+            if value is not None and value < least:
+                raise InputError(f"{name}={value}: expected at least {least}")
+        self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
+        self.device = network.mean.device
+        # SEAM: networks loaded from a file that recommends settings have them in `recommended`.
+        recommended = getattr(network, "recommended", None)
+
+        def choose(name: str, given: Any, default: Any) -> Any:
+            value = getattr(recommended, name, None) if given is None else given
+            return default if value is None else value
+
+        self.top_k = choose("top_k", top_k, TOP_K)
+        self.mem_every = choose("mem_every", mem_every, MEM_EVERY)
+        self.include_last = choose("include_last", include_last, False)
+        self.precision = half_precision(self.device) if amp else None
+
+    @classmethod
+    def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
+        """A predictor with the optimized network from a file; ``settings`` as above.
+
+        ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
+        holds no network, a device that is not there, and bad settings.
+        """
+        network = load_network(Path(path), pick_device(device))
+        optimized = optimized_copy(network)
+        return cls(optimized, **settings)
+
+    def segment(
+        self, video: Source, masks: Mapping[int, MaskSource], *, complete: bool = False
+    ) -> Iterator[FrameResult]:
+        """Segment a video frame by frame: each result comes as soon as its frame has been read.
+
+        Args:
+            video: a video file, a folder of images, or an iterable of H×W×3 uint8 RGB arrays. It may be a camera and
+                never end: the memory is then bounded.
+            masks: frame number, from 0 → mask of the objects that appear there or are corrected: a file or an H×W array
+                of ids from 1 (0: background).
+            complete: objects that a mask does not hold are absent until a later mask holds them.
+        Raises `InputError` at once for bad masks and videos, and later for a damaged frame or a mask behind the end.
+        """
+        opened = open_video(video, self.size)
+        given = {index: load_mask(mask, f"mask of frame {index}", opened.size) for index, mask in masks.items()}
+        if not any(mask.any() for mask in given.values()):
+            raise InputError("no mask holds an object; expected ids from 1")
+        _check_frame_numbers(given, opened.num_frames if isinstance(video, Sequence | np.ndarray) else None)
+        bound = self.max_memory_frames
+        if bound is None and not opened.sources and not opened.num_frames:
+            bound = STREAM_FRAMES
+        return self._results(opened, given, complete, self._make_core(bound, opened.num_frames))
+
+    def _results(
+        self, video: Video, masks: dict[int, np.ndarray], complete: bool, core: InferenceCore
+    ) -> Iterator[FrameResult]:
+        precision = self.precision or torch.float32
+        segmented = segment(core, _with_masks(video, masks), self.device, complete=complete)
+        with closing(segmented):
+            for index in count():
+                # Not around the whole loop, because the caller's code runs in between.
+                with torch.autocast(self.device.type, precision, enabled=self.precision is not None):
+                    result = next(segmented, None)
+                if result is None:
+                    return
+                assert result.ids is not None and result.prob is not None
+                yield FrameResult(index, result.ids, confidences(result.prob, core.object_ids))
+
+    def session(self, video: Source) -> Session:
+        """Random access to a video, for corrections: a file, a folder, or a sequence of H×W×3 uint8 RGB arrays."""
+        frames = open_frames(video)
+        make_core = partial(self._make_core, self.max_memory_frames, 0)
+        return Session(frames, make_core, self.device, self.size)
+
+    def _make_core(self, max_frames: int | None, length: int) -> InferenceCore:
+        reserve = length // self.mem_every + 2
+        memory = partial(make_memory, self.network.config, self.top_k, max_frames, reserve=reserve)
+        return InferenceCore(self.network, memory, self.mem_every, self.include_last)

@@ -1,0 +1,159 @@
+"""The Python interface: equal to the eval script, lazy, for any source, and clear about bad input."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval_generic
+from datasets.images import read_mask, write_mask
+from predictor import STREAM_FRAMES, VideoPredictor
+from tests.videos import blocks, own_data, picture, write_video
+from util.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 40, 56
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_weights) -> VideoPredictor:
+    return VideoPredictor.load(tiny_weights, "cpu", size=32, top_k=20, mem_every=2)
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    return [picture(index, SIZE) for index in range(count)]
+
+
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_segment_equals_the_eval_script(tmp_path, evaluate, predictor, source, capsys):
+    """Bit by bit, from masks in files and in arrays, with an object that enters late; and nothing is printed."""
+    masks = {0: blocks(SIZE, 3), 4: blocks(SIZE, 7)}
+    flags: list = ["--size", "32", "--top", "20", "--mem_every", "2"]
+    if source == "folder":
+        data = own_data(tmp_path / "data", {"clip": masks}, frames=8)
+        video, flags = data / "JPEGImages/clip", [*flags, "--data_path", data]
+        given = {0: data / "Annotations/clip/00000.png", 4: masks[4]}
+    else:
+        video = write_video(tmp_path / "clip.mp4", 8, SIZE)
+        for index, mask in masks.items():
+            write_mask(tmp_path / f"{index}.png", mask)
+        given = {index: str(tmp_path / f"{index}.png") for index in masks}
+        flags += ["--video", video, "--mask", given[0], f"4:{given[4]}"]
+    assert evaluate(eval_generic, *flags)[0] == 0
+    capsys.readouterr()
+    frames = list(predictor.segment(video, given))
+    assert capsys.readouterr() == ("", "")
+    assert [frame.index for frame in frames] == list(range(8))
+    for frame in frames:
+        np.testing.assert_array_equal(frame.ids, read_mask(tmp_path / f"out/clip/{frame.index:05d}.png"))
+        assert frame.ids.dtype == np.uint8 and set(frame.confidence) == ({3} if frame.index < 4 else {3, 7})
+        assert all(0 <= value <= 1 for value in frame.confidence.values())
+
+
+def test_an_endless_stream_is_lazy_and_bounded(predictor, monkeypatch):
+    """A result comes before the next frame is asked for, and the memory stops growing."""
+    cores, asked = [], 0
+    monkeypatch.setattr(VideoPredictor, "_make_core", lambda *args: cores.append(make_core(*args)) or cores[-1])
+
+    def camera():
+        nonlocal asked
+        for index in itertools.count():
+            asked += 1
+            yield picture(index, (16, 16))
+
+    held = []
+    for frame in predictor.segment(camera(), {0: blocks((16, 16), 1)}):
+        assert asked == frame.index + 1
+        held.append(cores[0]._groups[0][1].nbytes if frame.index else 0)
+        if frame.index == 2 * STREAM_FRAMES + 40:
+            break
+    assert len(set(held[-30:])) == 1
+
+
+make_core = VideoPredictor._make_core
+
+
+def test_absence_lasts_until_a_mask_holds_the_object(predictor):
+    nothing, both = np.zeros(SIZE, np.uint8), blocks(SIZE, 1, 2)
+    masks = {0: both, 3: nothing, 6: blocks(SIZE, 2)}
+    ids = [set(np.unique(frame.ids)) - {0} for frame in predictor.segment(pictures(9), masks, complete=True)]
+    assert ids[0] == {1, 2} and ids[3] == ids[4] == ids[5] == set() and ids[6] == {2}
+    assert all(1 not in found for found in ids[3:])
+    assert any(1 in np.unique(frame.ids) for frame in list(predictor.segment(pictures(9), masks))[3:])
+
+
+BAD_INPUT = {
+    "no such file": (lambda: ("missing.mp4", {0: blocks(SIZE, 1)}), "missing.mp4: no such file"),
+    "no video": (lambda: (3, {0: blocks(SIZE, 1)}), "int: expected a video file, a folder or frames as arrays"),
+    "no frames": (lambda: ([], {0: blocks(SIZE, 1)}), "has no frames"),
+    "floats": (lambda: ([np.zeros((*SIZE, 3))], {0: blocks(SIZE, 1)}), "float64 array of .* expected .* uint8 RGB"),
+    "another size": (lambda: ([*pictures(1), picture(1, (40, 55))], {0: blocks(SIZE, 1)}), "frame 1: is 55×40"),
+    "mask size": (lambda: (pictures(2), {1: blocks((40, 55), 1)}), "frame 1: the mask is 55×40 .* 56×40"),
+    "mask type": (lambda: (pictures(2), {0: blocks(SIZE, 1) / 2}), "float64 array .* expected H×W integer ids"),
+    "no object": (lambda: (pictures(2), {0: np.zeros(SIZE, int)}), "no mask holds an object"),
+    "mask behind the end": (
+        lambda: (pictures(2), {0: blocks(SIZE, 1), 2: blocks(SIZE, 1)}),
+        "no frame 2.* from 0 to 1",
+    ),
+    "behind a stream": (lambda: (iter(pictures(2)), {0: blocks(SIZE, 1), 5: blocks(SIZE, 1)}), "no frame 5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input(predictor, case):
+    make, message = BAD_INPUT[case]
+    with pytest.raises(InputError, match=message):
+        list(predictor.segment(*make()))
+
+
+def test_settings_come_from_the_caller_then_the_weights(tiny_network):
+    network = tiny_network()
+    predictor = VideoPredictor(network)
+    assert (predictor.top_k, predictor.mem_every, predictor.include_last) == (50, 3, False)
+    for name, value in {"size": 0, "top_k": 0, "mem_every": 0, "max_memory_frames": 1}.items():
+        with pytest.raises(InputError, match=f"{name}={value}: expected at least"):
+            VideoPredictor(network, **{name: value})
+
+
+def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights):
+    """From another folder, where ``datasets``, ``util`` and ``model`` are the caller's, before and after."""
+    for name in ("datasets", "util", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("mine = True")
+    program = f"""
+        import sys
+        import numpy as np, torch
+        import datasets, util
+        load = lambda name, **options: torch.hub.load({str(ROOT)!r}, name, source="local", device="cpu", **options)
+        predictor = load("gsfm_small", size=16)
+        other = load("gc", weights={str(tiny_weights)!r})
+        frames = np.zeros((3, 16, 24, 3), np.uint8)
+        mask = np.zeros((16, 24), int)
+        mask[4:9, 4:9] = 1
+        for each in (predictor, other):
+            assert [frame.index for frame in each.segment(frames, {{0: mask}})] == [0, 1, 2]
+        session = predictor.session(frames)
+        session.annotate(1, mask)
+        session.propagate()
+        import model
+        assert datasets.mine and util.mine and model.mine
+        assert sys.modules["datasets"] is datasets and {str(ROOT)!r} not in sys.path
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "name, backbone, memory", [("gsfm", "resnet50", "space_time"), ("gc", "resnet50", "global_context")]
+)
+def test_hub_networks_without_weights(name, backbone, memory):
+    import hubconf
+
+    config = getattr(hubconf, name)(device="cpu").network.config
+    assert (config.backbone, config.memory) == (backbone, memory)

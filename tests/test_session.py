@@ -1,0 +1,234 @@
+"""Corrections: both directions, exactly the frames that they can change, absence, removal, cancelling."""
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.access import open_frames
+from inference_core import InferenceCore
+from model.optimized import optimized_copy
+from predictor import VideoPredictor
+from session import Session
+from tests.scenes import discs
+from tests.videos import blocks, own_data, picture, write_video
+from util.errors import InputError
+
+LENGTH, SIZE = 13, (32, 48)
+FRAMES = [picture(index, SIZE) for index in range(LENGTH)]
+NETWORKS = {"space_time": {}, "global_context": {"memory": "global_context"}}
+every_memory = pytest.mark.parametrize("memory", NETWORKS)
+
+
+def mask(*ids: int, shift: int = 0) -> np.ndarray:
+    return np.roll(blocks(SIZE, *ids), shift, axis=1)
+
+
+@pytest.fixture
+def new_session(tiny_network):
+    def new(memory="space_time", **settings) -> Session:
+        return VideoPredictor(tiny_network(**NETWORKS[memory]), mem_every=2, **settings).session(FRAMES)
+
+    return new
+
+
+def results(session: Session) -> np.ndarray:
+    """T×H×W"""
+    return np.stack([session.result(index).ids for index in range(len(session))])
+
+
+@pytest.fixture
+def stepped(monkeypatch) -> list[int]:
+    """Numbers of the frames that go through the engine."""
+    frames, step = [], InferenceCore.step
+
+    def spy(core, *args, **options):
+        frames.append(options["frame"])
+        return step(core, *args, **options)
+
+    monkeypatch.setattr(InferenceCore, "step", spy)
+    return frames
+
+
+@every_memory
+def test_one_mask_forwards_equals_the_stream(tiny_network, memory):
+    predictor = VideoPredictor(tiny_network(**NETWORKS[memory]), mem_every=2)
+    session = predictor.session(FRAMES)
+    session.annotate(0, mask(1, 2))
+    assert session.propagate()
+    for frame in predictor.segment(FRAMES, {0: mask(1, 2)}):
+        np.testing.assert_array_equal(session.result(frame.index).ids, frame.ids)
+
+
+def test_both_directions_mirror_each_other(tiny_network):
+    """A video played backwards has the same results: from its end, and between two masks."""
+    for annotated in ([12], [0, 12], [3, 8]):
+        one, other = (VideoPredictor(tiny_network(), mem_every=2).session(FRAMES[::step]) for step in (1, -1))
+        for index in annotated:
+            one.annotate(index, mask(1, shift=index))
+            other.annotate(12 - index, mask(1, shift=index))
+        one.propagate()
+        other.propagate()
+        assert (results(one) != results(other)[::-1]).mean() < 1e-3  # ties, and probabilities kept in 8 bits
+
+
+@every_memory
+def test_corrections_redo_what_they_change_and_equal_a_fresh_session(new_session, stepped, memory):
+    """Masks given, replaced and taken back in any order: as if only the last ones had ever been given."""
+    session = new_session(memory)
+    session.annotate(6, mask(1, 2))
+    session.propagate()
+    assert sorted(stepped) == [i for i in range(13) if i != 6]
+    stepped.clear()
+    session.annotate(9, mask(1, 2, shift=5))
+    assert [session.is_current(i) for i in range(13)] == [i < 7 or i == 9 for i in range(13)]
+    session.propagate()
+    assert sorted(stepped) == [7, 7, 8, 8, 10, 11, 12]
+    stepped.clear()
+    session.annotate(9, mask(2, 1))
+    session.annotate(1, mask(1, 2, shift=3))
+    session.propagate(around=9)
+    assert sorted(stepped) == [7, 7, 8, 8, 10, 11, 12]
+    assert not session.is_current(0) and session.is_current(8)
+    session.annotate(11, mask(1, 2))
+    session.propagate()
+    session.forget(11)
+    session.propagate()
+    stepped.clear()
+    assert session.propagate() and not stepped
+    fresh = new_session(memory)
+    for index, ids, shift in ((1, (1, 2), 3), (9, (2, 1), 0), (6, (1, 2), 0)):
+        fresh.annotate(index, mask(*ids, shift=shift))
+    fresh.propagate()
+    np.testing.assert_array_equal(results(session), results(fresh))
+
+
+@every_memory
+def test_removing_an_object_equals_never_having_had_it(new_session, memory):
+    session, fresh = new_session(memory), new_session(memory)
+    session.annotate(0, mask(1, 2, 3))
+    session.annotate(5, mask(2))
+    session.annotate(9, mask(1, 2, 3, shift=4), complete=True)
+    session.propagate()
+    assert session.object_ids == [1, 2, 3] and (results(session) == 2).any()
+    session.remove(2)
+    assert session.object_ids == [1, 3] and session.annotated == [0, 9] and not (results(session) == 2).any()
+    session.propagate()
+    for index, shift, complete in ((0, 0, False), (9, 4, True)):
+        ids = mask(1, 2, 3, shift=shift)
+        fresh.annotate(index, np.where(ids == 2, 0, ids), complete)
+    fresh.propagate()
+    np.testing.assert_array_equal(results(session), results(fresh))
+
+
+def test_absence(new_session):
+    """Objects 1 and 2: 2 is absent on 4 and from 8 on, and is given again on 11."""
+    session = new_session()
+    session.annotate(0, mask(1, 2))
+    session.annotate(4, mask(1), complete=True)
+    session.annotate(6, mask(0) if False else np.zeros(SIZE, int), complete=True)
+    session.annotate(8, np.zeros(SIZE, int), complete=True)
+    session.propagate()
+    ids = results(session)
+    assert not (ids[4:] == 2).any() and not ids[6:].any()
+    assert session.result(12).confidence == {1: 1.0, 2: 1.0}
+    session.annotate(11, mask(2))
+    session.propagate()
+    ids = results(session)
+    assert not ids[6:9].any() and (ids[11] == 2).any() and (ids[9:] == 2).any() and not (ids[7] == 2).any()
+
+
+def test_an_object_that_is_given_later_is_found_before_unless_absent(new_session):
+    session = new_session()
+    session.annotate(0, mask(1))
+    session.annotate(6, mask(5, shift=30))
+    session.propagate()
+    ids = results(session)
+    assert (ids[5] == 5).any() and (ids[6][mask(5, shift=30) > 0] == 5).all() and (ids[7] == 1).any()
+    session.annotate(0, mask(1), complete=True)
+    session.annotate(3, mask(1), complete=True)
+    session.propagate()
+    ids = results(session)
+    assert not (ids[:4] == 5).any() and (ids[5] == 5).any()
+
+
+def test_cancelling_keeps_results_and_goes_on(new_session):
+    session, whole = new_session(), new_session()
+    for each in (session, whole):
+        each.annotate(2, mask(1))
+        each.annotate(10, mask(1, shift=9))
+    whole.propagate()
+    reported = []
+    assert not session.propagate(on_frame=lambda progress: reported.append(progress) or progress.done < 12)
+    assert [progress.done for progress in reported] == list(range(1, 13)) and reported[0].total == 2 + 7 + 7 + 2
+    done = [i for i in range(13) if session.is_current(i)]
+    assert 0 < len(done) < 13
+    for index in done:
+        np.testing.assert_array_equal(session.result(index).ids, whole.result(index).ids)
+    assert (session.result(4).ids == 1).any()  # what the forward pass has found so far
+    assert session.propagate()
+    np.testing.assert_array_equal(results(session), results(whole))
+
+
+def test_a_correction_helps_the_frames_around_it():
+    """Discs that a trained network loses when the colours of the video are inverted half way."""
+    from tests.test_shipped import SHIPPED
+
+    frames, truth = discs(3, 12, size=96, objects=1)
+    frames[5:] = 255 - frames[5:]
+    session = VideoPredictor.load(SHIPPED, "cpu").session(frames)
+    session.annotate(0, truth[0])
+    session.propagate()
+
+    def quality() -> np.ndarray:
+        ids = results(session)
+        return ((ids > 0) & (truth > 0)).sum((1, 2)) / ((ids > 0) | (truth > 0)).sum((1, 2))
+
+    before = quality()
+    suggested = session.next_frame()
+    session.annotate(8, truth[8])
+    session.propagate()
+    assert before[[6, 7, 9, 10]].mean() + 0.1 < quality()[[6, 7, 9, 10]].mean()
+    assert suggested >= 5
+
+
+def test_random_access_equals_the_stream(tmp_path):
+    """A video file with B-frames and distant key frames, read backwards, in jumps and forwards; a folder; arrays."""
+    from datasets.video import file_video
+
+    path = write_video(tmp_path / "clip.mp4", 60, (32, 48), g="25", bf="3")
+    expected = [frame.original for frame in file_video(path, {}, 480)]
+    frames = open_frames(path)
+    assert frames.length == 60 and frames.size == (32, 48)
+    for index in (*range(59, -1, -1), 3, 40, 17, *range(60)):
+        np.testing.assert_array_equal(frames.read(index), expected[index])
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=4)
+    assert open_frames(data / "JPEGImages/a").length == 4
+    with pytest.raises(InputError, match="generator: expected a video file, a folder, or a sequence"):
+        open_frames(iter(expected) and (image for image in expected))
+
+
+def test_bad_calls(new_session):
+    session = new_session()
+    with pytest.raises(InputError, match="no frame has a mask"):
+        session.propagate()
+    for index in (-1, 13):
+        with pytest.raises(InputError, match=f"no frame {index}; expected 0 to 12"):
+            session.annotate(index, mask(1))
+    with pytest.raises(InputError, match="holds no object; expected one, or complete=True"):
+        session.annotate(0, np.zeros(SIZE, int))
+    with pytest.raises(InputError, match="frame 0: the mask is 47×32"):
+        session.annotate(0, mask(1)[:, 1:])
+    with pytest.raises(InputError, match="no object 4"):
+        session.remove(4)
+    with pytest.raises(InputError, match="frame 2 has no mask"):
+        session.forget(2)
+    with pytest.raises(InputError, match="no frame to suggest"):
+        session.next_frame()
+    assert not session.result(3).ids.any()
+
+
+def test_optimized_network(tiny_network):
+    session = VideoPredictor(optimized_copy(tiny_network()), mem_every=2).session(FRAMES)
+    session.annotate(0, mask(1))
+    session.propagate()
+    assert torch.is_inference_mode_enabled() is False and results(session).shape == (13, *SIZE)
