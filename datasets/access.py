@@ -77,15 +77,9 @@ def open_frames(source: Source) -> Frames:
     Raises `InputError` for what is none of these or has no frames.
     """
     if not isinstance(source, str | PathLike):
-        if not isinstance(source, Sequence | np.ndarray):
+        if isinstance(source, str) or not isinstance(source, Sequence | np.ndarray):
             raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a sequence of arrays")
-        arrays: Sequence[np.ndarray] | np.ndarray = source
-        size = _first(arrays)[0].shape[:2]
-
-        def item(index: int) -> np.ndarray:
-            return check_image(arrays[index], f"frame {index}", size)
-
-        return Frames("video", size, Fraction(24), len(arrays), item)
+        return _array_frames(source)
     path = Path(source)
     if path.is_dir():
         files = list_frames(path)
@@ -94,6 +88,15 @@ def open_frames(source: Source) -> Frames:
     video = file_video(path, {}, 1)
     decoder = _Decoder(path, video.size)
     return Frames(video.name, video.size, video.fps, len(decoder.times), decoder.read)
+
+
+def _array_frames(arrays: Sequence[np.ndarray] | np.ndarray) -> Frames:
+    size = _first(arrays)[0].shape[:2]
+
+    def read(index: int) -> np.ndarray:
+        return check_image(arrays[index], f"frame {index}", size)
+
+    return Frames("video", size, Fraction(24), len(arrays), read)
 
 
 def check_image(image: np.ndarray, name: str, size: tuple[int, int] | None = None) -> np.ndarray:

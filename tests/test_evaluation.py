@@ -19,7 +19,7 @@ import eval_youtube
 import evaluation
 from datasets.images import read_image, read_mask, write_image, write_mask
 from datasets.video import WORKERS
-from inference_core import InferenceCore
+from inference_core import InferenceCore, label_map
 from inference_memory_bank import make_memory
 from model.config import NetworkConfig
 from model.network import Network, save_network
@@ -84,7 +84,7 @@ def test_label_map_is_the_argmax_of_the_resized_probabilities():
     for size in ((30, 41), (75, 100), (20, 33)):
         resized = F.interpolate(prob[None], size, mode="bilinear", align_corners=False)[0]
         expected = torch.tensor([0, 7, 254, 3])[resized.argmax(0)]
-        assert torch.equal(evaluation.label_map(prob, size, [7, 254, 3]).long(), expected)
+        assert torch.equal(label_map(prob, size, [7, 254, 3]).long(), expected)
 
 
 def test_type_and_bound_of_the_memory(tmp_path, evaluate, monkeypatch):
@@ -107,7 +107,8 @@ def test_type_and_bound_of_the_memory(tmp_path, evaluate, monkeypatch):
         assert code == 0, error
         return memories[-1].nbytes
 
-    assert held("--model", context) == held("--memory", "global_context") == matrix
+    # The mean, and the context of the frame that was given.
+    assert held("--model", context) == held("--memory", "global_context") == 2 * matrix
     assert held("--model", context, "--memory", "space_time") >= 11 * frame
     assert held() >= 11 * frame
     three, four = held("--max_memory_frames", "3"), held("--max_memory_frames", "4")

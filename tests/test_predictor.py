@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import eval_generic
+import hubconf
 from datasets.images import read_mask, write_mask
 from predictor import STREAM_FRAMES, VideoPredictor
 from tests.videos import blocks, own_data, picture, write_video
@@ -95,10 +96,7 @@ BAD_INPUT = {
     "mask size": (lambda: (pictures(2), {1: blocks((40, 55), 1)}), "frame 1: the mask is 55×40 .* 56×40"),
     "mask type": (lambda: (pictures(2), {0: blocks(SIZE, 1) / 2}), "float64 array .* expected H×W integer ids"),
     "no object": (lambda: (pictures(2), {0: np.zeros(SIZE, int)}), "no mask holds an object"),
-    "mask behind the end": (
-        lambda: (pictures(2), {0: blocks(SIZE, 1), 2: blocks(SIZE, 1)}),
-        "no frame 2.* from 0 to 1",
-    ),
+    "behind the end": (lambda: (pictures(2), {2: blocks(SIZE, 1)}), "no frame 2 .* from 0 to 1"),
     "behind a stream": (lambda: (iter(pictures(2)), {0: blocks(SIZE, 1), 5: blocks(SIZE, 1)}), "no frame 5"),
 }
 
@@ -149,11 +147,7 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "name, backbone, memory", [("gsfm", "resnet50", "space_time"), ("gc", "resnet50", "global_context")]
-)
-def test_hub_networks_without_weights(name, backbone, memory):
-    import hubconf
-
+@pytest.mark.parametrize("name, memory", [("gsfm", "space_time"), ("gc", "global_context")])
+def test_hub_networks_without_weights(name, memory):
     config = getattr(hubconf, name)(device="cpu").network.config
-    assert (config.backbone, config.memory) == (backbone, memory)
+    assert (config.backbone, config.memory) == ("resnet50", memory)

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from datasets.access import open_frames
+from datasets.video import file_video
 from inference_core import InferenceCore
 from model.optimized import optimized_copy
 from predictor import VideoPredictor
 from session import Session
 from tests.scenes import discs
+from tests.test_shipped import SHIPPED
 from tests.videos import blocks, own_data, picture, write_video
 from util.errors import InputError
 
@@ -125,7 +127,7 @@ def test_absence(new_session):
     session = new_session()
     session.annotate(0, mask(1, 2))
     session.annotate(4, mask(1), complete=True)
-    session.annotate(6, mask(0) if False else np.zeros(SIZE, int), complete=True)
+    session.annotate(6, np.zeros(SIZE, int), complete=True)
     session.annotate(8, np.zeros(SIZE, int), complete=True)
     session.propagate()
     ids = results(session)
@@ -171,8 +173,6 @@ def test_cancelling_keeps_results_and_goes_on(new_session):
 
 def test_a_correction_helps_the_frames_around_it():
     """Discs that a trained network loses when the colours of the video are inverted half way."""
-    from tests.test_shipped import SHIPPED
-
     frames, truth = discs(3, 12, size=96, objects=1)
     frames[5:] = 255 - frames[5:]
     session = VideoPredictor.load(SHIPPED, "cpu").session(frames)
@@ -193,8 +193,6 @@ def test_a_correction_helps_the_frames_around_it():
 
 def test_random_access_equals_the_stream(tmp_path):
     """A video file with B-frames and distant key frames, read backwards, in jumps and forwards; a folder; arrays."""
-    from datasets.video import file_video
-
     path = write_video(tmp_path / "clip.mp4", 60, (32, 48), g="25", bf="3")
     expected = [frame.original for frame in file_video(path, {}, 480)]
     frames = open_frames(path)
