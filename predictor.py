@@ -6,7 +6,7 @@ for frame in predictor.segment("clip.mp4", {0: "first.png"}):
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -160,7 +160,7 @@ class VideoPredictor:
         given = {index: load_mask(mask, f"mask of frame {index}", opened.size) for index, mask in masks.items()}
         if not any(mask.any() for mask in given.values()):
             raise InputError("no mask holds an object; expected ids from 1")
-        _check_frame_numbers(given, opened.num_frames if isinstance(video, Sequence | np.ndarray) else None)
+        _check_frame_numbers(given, opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None)
         bound = self.max_memory_frames
         if bound is None and not opened.sources and not opened.num_frames:
             bound = STREAM_FRAMES
@@ -182,7 +182,7 @@ class VideoPredictor:
                 yield FrameResult(index, result.ids, confidences(result.prob, core.object_ids))
 
     def session(self, video: Source) -> Session:
-        """Random access to a video, for corrections: a file, a folder, or a sequence of H×W×3 uint8 RGB arrays."""
+        """Random access to a video, for corrections: a file, a folder, or a list of H×W×3 uint8 RGB arrays."""
         frames = open_frames(video)
         make_core = partial(self._make_core, self.max_memory_frames, 0)
         return Session(frames, make_core, self.device, self.size)

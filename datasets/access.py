@@ -55,7 +55,7 @@ def open_video(source: Source, short_side: int) -> Video:
             image = check_image(array, f"frame {index}", size)
             yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
 
-    length = len(source) if isinstance(source, Sequence | np.ndarray) else 0
+    length = len(source) if isinstance(source, list | tuple | np.ndarray) else 0
     return Video("video", size, length, None, Fraction(24), (), (), jobs, workers=0)
 
 
@@ -72,13 +72,13 @@ def _first(source: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarra
 
 
 def open_frames(source: Source) -> Frames:
-    """Random access to a video file, a folder of images or a sequence of H×W×3 uint8 RGB arrays.
+    """Random access to a video file, a folder of images or a list of H×W×3 uint8 RGB arrays.
 
     Raises `InputError` for what is none of these or has no frames.
     """
     if not isinstance(source, str | PathLike):
-        if isinstance(source, str) or not isinstance(source, Sequence | np.ndarray):
-            raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a sequence of arrays")
+        if not isinstance(source, list | tuple | np.ndarray):
+            raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a list of arrays")
         return _array_frames(source)
     path = Path(source)
     if path.is_dir():

@@ -201,8 +201,8 @@ def test_random_access_equals_the_stream(tmp_path):
         np.testing.assert_array_equal(frames.read(index), expected[index])
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=4)
     assert open_frames(data / "JPEGImages/a").length == 4
-    with pytest.raises(InputError, match="generator: expected a video file, a folder, or a sequence"):
-        open_frames(iter(expected) and (image for image in expected))
+    with pytest.raises(InputError, match="generator: expected a video file, a folder, or a list"):
+        open_frames(image for image in expected)
 
 
 def test_bad_calls(new_session):
