@@ -17,6 +17,7 @@ from model.tensor import pad_to_multiple, soft_aggregate, unpad
 
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
+BORDER = 2  # pixels on either side of an object's outline, see `confidences`
 
 
 class FrameNetwork(Protocol):
@@ -309,11 +310,21 @@ def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[in
 
 
 def confidences(prob: torch.Tensor, object_ids: Sequence[int]) -> dict[int, float]:
-    """How sure the network is of each object, 0 to 1, from prob (K+1)×h×w."""
-    objects = prob[1:]
-    inside = objects > 0.5
-    expected = (objects * inside).sum((1, 2)) / (inside.sum((1, 2)) + (objects * ~inside).sum((1, 2))).clamp_min(1e-6)
-    return dict(zip(object_ids, expected.tolist(), strict=True))
+    """How sure the network is of each object, from 0 to 1: the mean margin of the likeliest channel along its border.
+
+    prob: (K+1)×h×w. An object without a pixel has 0: it may be lost. Of several measures of prob (expected J, share of
+    certain pixels, …), this one ranks frames and objects best by their true J.
+    """
+    if not object_ids:
+        return {}
+    best, labels = prob.max(dim=0)
+    margin = best - prob.scatter(0, labels[None], -1).amax(0)
+    channels = torch.arange(1, len(prob), device=prob.device)[:, None, None, None]
+    inside = (labels == channels).float()  # K×1×h×w
+    size = 2 * BORDER + 1
+    border = F.max_pool2d(inside, size, 1, BORDER) + F.max_pool2d(-inside, size, 1, BORDER) > 0
+    means = (margin * border).sum((1, 2, 3)) / border.sum((1, 2, 3)).clamp_min(1)
+    return dict(zip(object_ids, means.tolist(), strict=True))
 
 
 def _object_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:
