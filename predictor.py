@@ -27,7 +27,8 @@ from session import FrameResult, Session
 from util.device import half_precision, pick_device
 from util.errors import InputError
 
-TOP_K, MEM_EVERY = 50, 3  # where neither the caller nor the weights say otherwise
+# Where neither the caller nor the weights say otherwise.
+DEFAULTS: dict[str, Any] = {"top_k": 50, "mem_every": 3, "include_last": False}
 STREAM_FRAMES = 20  # memory frames for a stream of unknown length
 
 
@@ -120,16 +121,9 @@ class VideoPredictor:
                 raise InputError(f"{name}={value}: expected at least {least}")
         self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
         self.device = network.mean.device
-        # SEAM: networks loaded from a file that recommends settings have them in `recommended`.
-        recommended = getattr(network, "recommended", None)
-
-        def choose(name: str, given: Any, default: Any) -> Any:
-            value = getattr(recommended, name, None) if given is None else given
-            return default if value is None else value
-
-        self.top_k = choose("top_k", top_k, TOP_K)
-        self.mem_every = choose("mem_every", mem_every, MEM_EVERY)
-        self.include_last = choose("include_last", include_last, False)
+        given = {"top_k": top_k, "mem_every": mem_every, "include_last": include_last}
+        settings = DEFAULTS | network.recommended.given() | {k: v for k, v in given.items() if v is not None}
+        self.top_k, self.mem_every, self.include_last = (settings[name] for name in DEFAULTS)
         self.precision = half_precision(self.device) if amp else None
 
     @classmethod

@@ -187,6 +187,58 @@ def test_autocast(make_core, kind, include_last):
     assert all((a - b).abs().mean() < 0.02 for a, b in zip(exact, half, strict=True))
 
 
+@every_kind
+def test_complete_masks(make_core, kind):
+    """Objects that a complete mask does not hold have no pixel until one holds them; an empty one ends them all."""
+    frames, mask = clip(8, 32, 48, ids=(3, 4))
+    only = torch.where(mask == 4, 4, 0)
+    core = make_core(kind, mem_every=2)
+    labels = []
+    for t, frame in enumerate(frames):
+        given = {0: mask, 2: only, 4: torch.zeros_like(mask), 6: mask}.get(t)
+        labels.append(set(core.step(frame, given, complete=True).argmax(0).unique().tolist()) - {0})
+    assert labels[0] == {1, 2} and labels[2] == {2} and labels[4] == labels[5] == set() and labels[6] == {1, 2}
+    assert 1 not in labels[3]
+
+
+def test_reading_has_no_side_effects(make_core):
+    frames, mask = clip(6, 32, 48, ids=(1, 2))
+    for include_last in (False, True):
+        core, other = (make_core(mem_every=2, include_last=include_last) for _ in range(2))
+        for t, frame in enumerate(frames):
+            read = core.read(frame)
+            core.read(1 - frame)
+            prob = core.step(frame, mask if t == 0 else None)
+            assert t == 0 or torch.equal(read, prob)
+            assert torch.equal(prob, other.step(frame, mask if t == 0 else None))
+
+
+@every_kind
+def test_memorised_masks(make_core, kind):
+    """Replaced, forgotten and removed: as if never given. A mask of some objects leaves the memory of the others."""
+    frames, mask = clip(6, 32, 48, ids=(1, 2))
+    other = mask.flip(1)
+    core, fresh = make_core(kind), make_core(kind)
+    core.memorise(frames[0], other, 0)
+    core.memorise(frames[3], mask, 3)
+    core.memorise(frames[0], mask, 0)
+    fresh.memorise(frames[0], mask, 0)
+    if kind in ("anchored", "space_time"):
+        core.forget(3)
+    else:
+        fresh.memorise(frames[3], mask, 3)
+    assert torch.allclose(core.read(frames[5]), fresh.read(frames[5]), atol=1e-4)
+    core.memorise(frames[4], torch.where(other == 2, 2, 0), 4)  # says nothing of object 1
+    assert core.object_ids == [2, 1]
+    alone = core.read(frames[5])[2]
+    core.restart(4, absent=[2])
+    assert not (core.step(frames[5]).argmax(0) == 1).any() and alone.isfinite().all()
+    core.remove(2)
+    assert core.object_ids == [1] and core.read(frames[5]).shape[0] == 2
+    with pytest.raises(KeyError):
+        core.remove(2)
+
+
 # What is passed instead of a good image and mask, and what the error says.
 REFUSED = {
     "another size": (lambda image, mask: (image[:, 1:], mask), r"39, 56\)"),

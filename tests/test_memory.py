@@ -148,6 +148,56 @@ def test_bounded_memory_keeps_first_and_most_recent(grad):
         assert torch.allclose(memory.read(query), plain_space_time([*kept, extra], query), atol=1e-5)
 
 
+@every_memory
+def test_replacing_forgetting_and_dropping_equal_never_having_had(kind):
+    """Bit by bit in a space-time memory, to rounding in a global context."""
+    memory, fresh, query = MEMORIES[kind](), MEMORIES[kind](), torch.randn(1, 8, 3, 4)
+    history = [frame(objects=3) for _ in range(3)]
+    with torch.no_grad():
+        for number in (0, 5, 7):
+            memory.add(*frame(objects=3), frame=number, permanent=True)
+        memory.add(*history[0], frame=0)
+        memory.add(*history[1], frame=7, permanent=True)
+        memory.forget(5)
+        memory.keep([2, 0])
+        for number, (key, value) in zip((0, 7), history, strict=False):
+            fresh.add(key, value[:, [2, 0]], frame=number, permanent=True)
+        for each in (memory, fresh):
+            each.add(history[2][0], history[2][1][:, [2, 0]], temporary=True)
+        assert torch.allclose(memory.read(query), fresh.read(query), atol=1e-5)
+        assert "context" in kind or torch.equal(memory.read(query), fresh.read(query))
+        for each in (memory, fresh):
+            each.add(*frame(objects=2), frame=8)
+            each.forget()
+        assert torch.allclose(memory.read(query), fresh.read(query), atol=1e-5)
+
+
+def test_a_global_context_refuses_to_forget_what_it_does_not_keep():
+    for kind in ("context", "context_anchored"):
+        memory = MEMORIES[kind]()
+        memory.add(*frame(), frame=0)
+        with pytest.raises(ValueError, match="frame 0 is mixed into the global context; expected a permanent frame"):
+            memory.forget(0)
+
+
+def test_permanent_frames_survive_in_a_bounded_memory():
+    """3 permanent and 5 recent frames over 1,000 frames: bytes flat, and the read is that of those 8."""
+    memory, query, kept, sizes = SpaceTimeMemory(max_frames=8), torch.randn(1, 8, 3, 4), {}, set()
+    with torch.no_grad():
+        for t in range(1000):
+            kept[t] = frame()
+            memory.add(*kept[t], frame=t, permanent=t in (0, 300, 301))
+            others = [i for i in kept if i not in (0, 300, 301)]
+            permanent = len(kept) - len(others)
+            for old in others[: max(0, len(others) - 8 + permanent)]:
+                del kept[old]
+            if t >= 302:
+                sizes.add(memory.nbytes)
+            if t in (5, 100, 302, 999):
+                assert torch.allclose(memory.read(query), plain_space_time(list(kept.values()), query), atol=1e-5)
+    assert len(kept) == 8 and {0, 300, 301} <= kept.keys() and len(sizes) == 1
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_global_context_is_attention_over_all_frames(seed):
     """The paper's equivalence: with norm=mean the read is dot-product attention Q Kᵀ V / (t·n) over all past frames."""

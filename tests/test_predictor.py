@@ -12,6 +12,7 @@ import pytest
 import eval_generic
 import hubconf
 from datasets.images import read_mask, write_mask
+from model.config import InferenceSettings
 from predictor import STREAM_FRAMES, VideoPredictor
 from tests.videos import blocks, own_data, picture, write_video
 from util.errors import InputError
@@ -110,8 +111,14 @@ def test_bad_input(predictor, case):
 
 def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     network = tiny_network()
-    predictor = VideoPredictor(network)
-    assert (predictor.top_k, predictor.mem_every, predictor.include_last) == (50, 3, False)
+
+    def settings(**given):
+        predictor = VideoPredictor(network, **given)
+        return predictor.top_k, predictor.mem_every, predictor.include_last
+
+    assert settings() == (50, 3, False)
+    network.recommended = InferenceSettings(top_k=9, include_last=True)
+    assert settings() == (9, 3, True) and settings(top_k=4, include_last=False) == (4, 3, False)
     for name, value in {"size": 0, "top_k": 0, "mem_every": 0, "max_memory_frames": 1}.items():
         with pytest.raises(InputError, match=f"{name}={value}: expected at least"):
             VideoPredictor(network, **{name: value})

@@ -1,0 +1,34 @@
+"""The robot user on small clips: its table, and that corrections count."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import interactive
+from datasets.images import write_image, write_mask
+from tests.scenes import discs
+
+
+def test_robot_user(tmp_path, tiny_weights, capsys):
+    for name, seed in (("a", 1), ("b", 2)):
+        frames, truth = discs(seed, 5, size=32)
+        for t in range(5):
+            write_image(tmp_path / f"JPEGImages/{name}/{t:05d}.jpg", frames[t])
+            write_mask(tmp_path / f"GroundTruth/{name}/{t:05d}.png", truth[t])
+    flags = ["--model", tiny_weights, "--data_path", tmp_path, "--rounds", 4, "--device", "cpu"]
+    flags += ["--json", tmp_path / "rounds.json", "--plot", tmp_path / "plot.png"]
+    interactive.main([str(flag) for flag in flags])
+    out = capsys.readouterr().out
+    assert out.count("| corrected frames | 0 | 1 | 2 | 3 | area | s per round |") == 2
+    played = json.loads((tmp_path / "rounds.json").read_text())
+    assert played.keys() == {"suggested", "worst", "uniform", interactive.FORWARD}
+    for name, clips in played.items():
+        for rows in clips.values():
+            scores, _, corrected = zip(*rows, strict=True)
+            assert corrected[0] == 0 and sorted(corrected) == list(range(5))
+            assert np.isclose(scores[-1], 1) or name == interactive.FORWARD
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    with pytest.raises(SystemExit):
+        interactive.main([*map(str, flags), "--choices", "best"])
+    assert "expected some of suggested, worst, uniform" in capsys.readouterr().err
