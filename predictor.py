@@ -173,7 +173,8 @@ class VideoPredictor:
                 if result is None:
                     return
                 assert result.ids is not None and result.prob is not None
-                yield FrameResult(index, result.ids, confidences(result.prob, core.object_ids))
+                confidence = confidences(result.prob, core.object_ids) | dict.fromkeys(core.absent, 1.0)
+                yield FrameResult(index, result.ids, confidence)
 
     def session(self, video: Source) -> Session:
         """Random access to a video, for corrections: a file, a folder, or a list of H×W×3 uint8 RGB arrays."""

@@ -140,10 +140,13 @@ class Session:
         self._check_index(index)
         if index in self._user_frames and self._decides_all(index):
             return FrameResult(index, self._user_frames[index].mask.copy(), dict.fromkeys(self.object_ids, 1.0))
-        if index not in self._results:
-            return FrameResult(index, np.zeros(self.frames.size, np.uint8), {})
-        result = self._results[index]
-        return FrameResult(index, self._unpacked(result.ids), dict(result.confidence))
+        ids, confidence = np.zeros(self.frames.size, np.uint8), {}
+        if index in self._results:
+            ids, confidence = self._unpacked(self._results[index].ids), dict(self._results[index].confidence)
+        if index in self._user_frames:
+            mask = self._user_frames[index].mask
+            ids = np.where(mask > 0, mask, ids)
+        return FrameResult(index, ids, confidence)
 
     def is_current(self, index: int) -> bool:
         """Whether the frame's result is made from all masks that concern it."""
@@ -180,10 +183,10 @@ class Session:
         Raises `InputError` if there is none left, or no result yet.
         """
         left = [index for index in self._results if index not in self._user_frames and index in self._looks]
-        if not left:
+        known = [index for index in self._user_frames if index in self._looks]
+        if not left or not known:
             raise InputError("no frame to suggest; expected a propagated video with frames that have no mask")
-        given = torch.stack([self._looks[index] for index in self.annotated if index in self._looks])
-        looks = torch.stack([self._looks[index] for index in left])
+        looks, given = (torch.stack([self._looks[index] for index in indices]) for indices in (left, known))
         novelty = torch.cdist(looks, given).amin(1).tolist()
         doubt = [1 - min(self._results[index].confidence.values(), default=0.0) for index in left]
         return max(zip(doubt, novelty, left, strict=True), key=lambda item: item[0] * item[1])[2]
@@ -245,12 +248,18 @@ class Session:
                 met = {i: value for i, value in confidences(prob, core.object_ids).items() if i not in core.absent}
                 waits = frames is forwards and index in backwards
                 if waits:
-                    earlier[index] = _Pass(
-                        zlib.compress((prob[1:] * 255).round().byte().cpu().numpy().tobytes(), 1), met
-                    )
+                    pixels = (255 * prob[1:]).round().byte().cpu().numpy()
+                    earlier[index] = _Pass(zlib.compress(pixels.tobytes(), 1), met)
                 elif index in earlier:
-                    prob = self._fused(index, core.object_ids, earlier.pop(index), prob, met)
-                self._store(index, prob, core.object_ids, None if waits else span.made_from)
+                    forward = earlier.pop(index)
+                    prob = self._fused(index, core.object_ids, forward, met, prob)
+                    fused = confidences(prob, core.object_ids)
+                    met = {i: fused[i] for i in met.keys() | forward.confidence.keys()}
+                ids = label_map(prob, self.frames.size, core.object_ids).cpu().numpy()
+                # What no pass has met is absent by the user's word.
+                confidence = dict.fromkeys(every, 1.0) | met
+                made_from = None if waits else span.made_from
+                self._results[index] = _Result(zlib.compress(ids.tobytes(), 1), confidence, made_from)
                 yield index
         nothing = zlib.compress(bytes(self.frames.size[0] * self.frames.size[1]), 1)
         for index in range(span.low + 1, span.high):
@@ -258,9 +267,9 @@ class Session:
                 self._results[index] = _Result(nothing, dict.fromkeys(every, 1.0), span.made_from)
 
     def _fused(
-        self, index: int, object_ids: list[int], forward: _Pass, prob: torch.Tensor, confidence: dict[int, float]
+        self, index: int, object_ids: list[int], forward: _Pass, confidence: dict[int, float], prob: torch.Tensor
     ) -> torch.Tensor:
-        """The backward pass's prob (K+1)×h×w, averaged with what the forward pass has found."""
+        """The backward pass's prob (K+1)×h×w and ``confidence``, averaged with what the forward pass has found."""
         weights = []
         for i in object_ids:
             before = max((j for j in self._user_frames if j <= index and i in self._held(j)), default=-1)
@@ -272,13 +281,6 @@ class Session:
         weight = torch.tensor(weights, device=self.device)[:, None, None]
         objects = torch.lerp(prob[1:], torch.tensor(pixels, device=self.device) / 255, weight)
         return torch.cat([(1 - objects.sum(0, keepdim=True)).clamp_min(0), objects])
-
-    def _store(self, index: int, prob: torch.Tensor, object_ids: list[int], made_from: tuple | None) -> None:
-        ids = label_map(prob, self.frames.size, object_ids).cpu().numpy()
-        if index in self._user_frames:
-            mask = self._user_frames[index].mask
-            ids = np.where(mask > 0, mask, ids)
-        self._results[index] = _Result(zlib.compress(ids.tobytes(), 1), confidences(prob, object_ids), made_from)
 
     def _image(self, index: int) -> torch.Tensor:
         """3×h×w RGB in [0, 1] on the device, at inference size."""
