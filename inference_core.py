@@ -165,6 +165,7 @@ class InferenceCore:
         self._time = self._last_memory = frame
         self._size = image.shape
 
+    @torch.inference_mode()
     def forget(self, frame: int) -> None:
         """Forget what is memorised of a frame, if anything.
 
@@ -174,6 +175,7 @@ class InferenceCore:
         for _, memory in self._groups:
             memory.forget(frame)
 
+    @torch.inference_mode()
     def remove(self, object_id: int) -> None:
         """Remove an object and its memory. Raises KeyError for an unknown id."""
         self._flush()
@@ -183,6 +185,7 @@ class InferenceCore:
         self._groups = [(left, _kept(ids, memory, left)) for ids, left, memory in groups if left]
         self.absent.discard(object_id)
 
+    @torch.inference_mode()
     def restart(self, frame: int, absent: Collection[int] = ()) -> None:
         """Go on from a permanent frame, in any direction: forget all other frames.
 

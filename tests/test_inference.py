@@ -202,15 +202,14 @@ def test_complete_masks(make_core, kind):
 
 
 def test_reading_has_no_side_effects(make_core):
-    frames, mask = clip(6, 32, 48, ids=(1, 2))
-    for include_last in (False, True):
-        core, other = (make_core(mem_every=2, include_last=include_last) for _ in range(2))
-        for t, frame in enumerate(frames):
-            read = core.read(frame)
-            core.read(1 - frame)
-            prob = core.step(frame, mask if t == 0 else None)
-            assert t == 0 or torch.equal(read, prob)
-            assert torch.equal(prob, other.step(frame, mask if t == 0 else None))
+    frames, mask = clip(4, 32, 48, ids=(1, 2))
+    core, other = (make_core(mem_every=2, include_last=True) for _ in range(2))
+    for t, frame in enumerate(frames):
+        read = core.read(frame)
+        core.read(1 - frame)
+        prob = core.step(frame, mask if t == 0 else None)
+        assert t == 0 or torch.equal(read, prob)
+        assert torch.equal(prob, other.step(frame, mask if t == 0 else None))
 
 
 @every_kind
