@@ -180,7 +180,7 @@ class VideoPredictor:
         """Random access to a video, for corrections: a file, a folder, or a list of H×W×3 uint8 RGB arrays."""
         frames = open_frames(video)
         make_core = partial(self._make_core, self.max_memory_frames, 0)
-        return Session(frames, make_core, self.device, self.size)
+        return Session(frames, make_core, self.device, self.size, self.precision)
 
     def _make_core(self, max_frames: int | None, length: int) -> InferenceCore:
         reserve = length // self.mem_every + 2

@@ -74,8 +74,15 @@ class Session:
     Frames are read again whenever they are needed; results are kept compressed (about 1 % of the frames' size).
     """
 
-    def __init__(self, frames: Frames, make_core: Callable[[], InferenceCore], device: torch.device, short_side: int):
-        self.frames, self.device, self.short_side = frames, device, short_side
+    def __init__(
+        self,
+        frames: Frames,
+        make_core: Callable[[], InferenceCore],
+        device: torch.device,
+        short_side: int,
+        precision: torch.dtype | None,
+    ):
+        self.frames, self.device, self.short_side, self.precision = frames, device, short_side, precision
         self._make_core = make_core
         self._user_frames: dict[int, _UserFrame] = {}
         self._results: dict[int, _Result] = {}
@@ -234,7 +241,8 @@ class Session:
             user = self._user_frames[index]
             mask = self._small_mask(index)
             assert mask is not None
-            core.memorise(self._image(index), mask, index, every if user.complete else user.ids)
+            with self._autocast():
+                core.memorise(self._image(index), mask, index, every if user.complete else user.ids)
             self._look(index, core)
         forwards, backwards = self._passes(span)
         earlier: dict[int, _Pass] = {}
@@ -242,7 +250,8 @@ class Session:
             origin = frames.start - frames.step
             core.restart(origin, set(every) - (self._held(end) if origin == end else frozenset()))
             for index in frames:
-                prob = core.step(self._image(index), self._small_mask(index), frame=index)
+                with self._autocast():
+                    prob = core.step(self._image(index), self._small_mask(index), frame=index)
                 assert prob is not None
                 self._look(index, core)
                 met = {i: value for i, value in confidences(prob, core.object_ids).items() if i not in core.absent}
@@ -281,6 +290,9 @@ class Session:
         weight = torch.tensor(weights, device=self.device)[:, None, None]
         objects = torch.lerp(prob[1:], torch.tensor(pixels, device=self.device) / 255, weight)
         return torch.cat([(1 - objects.sum(0, keepdim=True)).clamp_min(0), objects])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision or torch.float32, enabled=self.precision is not None)
 
     def _image(self, index: int) -> torch.Tensor:
         """3×h×w RGB in [0, 1] on the device, at inference size."""

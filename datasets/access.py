@@ -43,7 +43,7 @@ def open_video(source: Source, short_side: int) -> Video:
     read in the caller's thread, and never ahead. Raises `InputError` for what is none of these.
     """
     if isinstance(source, str | PathLike):
-        path = Path(source)
+        path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
         if path.is_dir():
             return frames_video(path.resolve().name, list_frames(path), {}, short_side)
         return file_video(path, {}, short_side)
@@ -80,7 +80,7 @@ def open_frames(source: Source) -> Frames:
         if not isinstance(source, list | tuple | np.ndarray):
             raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a list of arrays")
         return _array_frames(source)
-    path = Path(source)
+    path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
     if path.is_dir():
         files = list_frames(path)
         size = read_image(files[0]).shape[:2]
