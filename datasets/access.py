@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.frames import list_frames
 from datasets.images import read_image, read_mask
-from datasets.video import Job, Video, file_video, frames_video, make_frame, upright_rgb
+from datasets.video import Video, VideoFrame, file_video, frames_video, make_frame, upright_rgb
 from util.errors import InputError
 
 CACHED_FRAMES = 16  # of a video file: stepping backwards decodes from a key frame once in so many frames
@@ -50,7 +50,7 @@ def open_video(source: Source, short_side: int) -> Video:
     first, arrays = _first(source)
     size = first.shape[:2]
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[Callable[[], VideoFrame | None]]:
         for index, array in enumerate(arrays):
             image = check_image(array, f"frame {index}", size)
             yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
