@@ -20,6 +20,7 @@ from inference_memory_bank import make_memory
 from model.config import MEMORIES, InferenceSettings
 from model.network import load_network
 from model.optimized import optimized_copy
+from model.weights import weights_file
 from scoring.folders import format_table, score_folders
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
@@ -43,7 +44,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     )
     add = parser.add_argument
     default = "(default %(default)s)"
-    model_help = "weights: a file of this project or of the GSFM or STCN reference programs"
+    model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"
+    model_help += " weights, such as stcn, that scripts/download_weights.py has downloaded"
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; finished videos in it are skipped"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
@@ -112,6 +114,7 @@ def run(
 
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
+    args.model = weights_file(args.model)
     check_is_file(args.model, "--model")
     device = pick_device(args.device, local_rank())
     keep_freed_memory(device)
