@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from datasets.frames import read_names
 from datasets.listing import SPLITS, davis_videos
 from datasets.video import Video
 from evaluation import evaluate
@@ -69,7 +70,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--amp", action="store_true", help=amp_help)
     add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
-    add("--videos", type=_names, metavar="A,B", help="segment only these videos")
+    videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"
+    add("--videos", type=_names, metavar="A,B", help=videos_help)
     add("--overwrite", action="store_true", help="segment finished videos again")
     overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 (24 frames/s for folders of frames) and a contact"
     add("--overlay", action="store_true", help=f"{overlay_help} sheet, VIDEO.png")
@@ -77,7 +79,12 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    if not Path(text).is_file():
+        return [name.strip() for name in text.split(",")]
+    try:
+        return read_names(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:

@@ -1,8 +1,9 @@
-"""Convert annotations of labelme, CVAT, COCO or YouTube-VIS to PNGs of object ids, and back.
+"""Convert annotations of labelme, CVAT, COCO, YouTube-VIS or BURST to PNGs of object ids, and back.
 
 python scripts/convert_masks.py labelme_folder my_videos/Annotations
 python scripts/convert_masks.py annotations.xml my_videos/Annotations             # CVAT for images or for video 1.1
-python scripts/convert_masks.py instances.json my_videos/Annotations              # COCO or YouTube-VIS
+python scripts/convert_masks.py instances.json my_videos/Annotations              # COCO, YouTube-VIS or BURST
+python scripts/convert_masks.py VOST/Annotations vost/Annotations --from masks-with-void
 python scripts/convert_masks.py output/mine corrected.json --to youtube-vis       # results of eval_generic.py
 """
 
@@ -35,7 +36,10 @@ video file in eval_generic.py. Every annotated image gets a mask, also one witho
 An object is what has the same key throughout a video: in labelme its label and group_id, in CVAT its track, attribute
 "id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.
 Keys that are numbers from 1 to 254 become the ids; others are numbered in the order in which they appear, and listed.
-Where objects overlap, the later one wins. The other direction writes exact masks (no polygons) with ids as keys.
+Where objects overlap, the later one wins. masks-with-void are masks whose 255 is a void label, which becomes
+background; binary-masks are 0/255 images VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
+
+The other direction writes exact masks (no polygons) with ids as keys.
 """
 
 
@@ -206,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--from", choices=FORMATS, dest="source_format", help="format of the source (default: detected)"
     )
-    parser.add_argument("--to", choices=FORMATS, default="masks", help="format to write (default: %(default)s)")
+    parser.add_argument("--to", choices=WRITERS, default="masks", help="format to write (default: %(default)s)")
     args = parser.parse_args(arguments)
     source_format = args.source_format or detect(args.source)
     if source_format == args.to:

@@ -15,7 +15,7 @@ from datasets.frames import check_name, natural_order
 from datasets.images import read_mask
 from util.errors import InputError
 
-Format = Literal["masks", "labelme", "cvat", "coco", "youtube-vis"]
+Format = Literal["masks", "labelme", "cvat", "coco", "youtube-vis", "burst", "masks-with-void", "binary-masks"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
@@ -38,11 +38,13 @@ def detect(path: Path) -> Format:
         return "cvat"
     elif path.suffix.lower() == ".json":
         content = _read_json(path)
+        if isinstance(content, dict) and "sequences" in content:
+            return "burst"
         if isinstance(content, dict) and "annotations" in content:
             return "youtube-vis" if "videos" in content else "coco"
     raise InputError(
         f"{path}: expected a folder of masks (.png) or labelme files (.json), an XML file of CVAT,"
-        " or a JSON file of COCO or YouTube-VIS"
+        " or a JSON file of COCO, YouTube-VIS or BURST"
     )
 
 
@@ -111,6 +113,28 @@ def _read_png(path: Path, video: str) -> Iterator[Frame]:
     if found == [255]:
         ids, found = ids // 255, [1]
     yield Frame(video, path.stem, (ids.shape[0], ids.shape[1]), [(str(i), ids == i) for i in found])
+
+
+def _read_void_png(path: Path, video: str) -> Iterator[Frame]:
+    """Masks in which 255 is a void label: it becomes background."""
+    ids = np.array(Image.open(path))
+    if ids.ndim != 2:
+        raise ValueError("is a colour image; expected a mask of ids")
+    yield Frame(video, path.stem, ids.shape, [(str(i), ids == i) for i in np.unique(ids) if i not in (0, 255)])
+
+
+def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
+    """A 0/255 image for each object and frame: video/object/frame.png with a number as object, or video/frame.png."""
+    frames: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".bmp")]
+    for path in sorted(files, key=lambda path: natural_order(path.relative_to(folder).as_posix())):
+        parts = path.relative_to(folder).parts[:-1]
+        key = parts[-1] if parts and parts[-1].isdecimal() else "1"
+        video = "/".join(parts[:-1] if parts and parts[-1].isdecimal() else parts)
+        frames.setdefault((video, path.stem), []).append((key, path))
+    for (video, name), objects in sorted(frames.items(), key=lambda frame: (frame[0][0], natural_order(frame[0][1]))):
+        masks = [(key, np.array(Image.open(path).convert("L")) > 127) for key, path in objects]
+        yield Frame(video, name, masks[0][1].shape, masks)
 
 
 def _read_labelme(path: Path, video: str) -> Iterator[Frame]:
@@ -228,6 +252,18 @@ def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
             yield Frame(*_split(file_name, path), size, objects)
 
 
+def _read_burst(path: Path, _: str) -> Iterator[Frame]:
+    for sequence in _read_json(path)["sequences"]:
+        video = "/".join(check_name(sequence[key], path) for key in ("dataset", "seq_name"))
+        size = sequence["height"], sequence["width"]
+        for file_name, tracks in zip(sequence["annotated_image_paths"], sequence["segmentations"], strict=True):
+            objects = [
+                (track, _run_lengths({"size": list(size), "counts": entry["rle"]}, size))
+                for track, entry in tracks.items()
+            ]
+            yield Frame(video, _split(file_name, path)[1], size, objects)
+
+
 class Reader(NamedTuple):
     read: Callable[[Path, str], Iterator[Frame]]
     suffix: str
@@ -240,4 +276,7 @@ READERS: dict[Format, Reader] = {
     "cvat": Reader(_read_cvat, "xml", False),
     "coco": Reader(_read_coco, "json", False),
     "youtube-vis": Reader(_read_youtube_vis, "json", False),
+    "burst": Reader(_read_burst, "json", False),
+    "masks-with-void": Reader(_read_void_png, "png", True),
+    "binary-masks": Reader(_read_binary, "", False),
 }

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask  # type: ignore[import-untyped]  # it has no stubs
 
 from datasets.images import read_mask, write_mask
 from scripts.convert_masks import main as convert
@@ -109,6 +110,36 @@ def test_coco_and_youtube_vis(tmp_path):
     convert([str(tmp_path / "vis.json"), str(tmp_path / "vis")])
     masks = masks_in(tmp_path / "vis")
     assert np.array_equal(masks["v/00000.png"], 2 * square()) and np.array_equal(masks["v/00005.png"], square())
+
+
+def test_burst_void_and_binary_masks(tmp_path):
+    counts = coco_mask.encode(np.asfortranarray(square()))["counts"].decode()
+    sequence = {
+        "dataset": "HACS",
+        "seq_name": "v",
+        "height": 8,
+        "width": 10,
+        "annotated_image_paths": ["1.jpg", "7.jpg"],
+    }
+    sequence["segmentations"] = [{}, {"3": {"rle": counts}, "12": {"rle": counts}}]
+    (tmp_path / "burst.json").write_text(json.dumps({"sequences": [sequence]}))
+    convert([str(tmp_path / "burst.json"), str(tmp_path / "burst")])
+    burst = masks_in(tmp_path / "burst")
+    assert not burst["HACS/v/1.png"].any() and np.array_equal(burst["HACS/v/7.png"], 12 * square())
+
+    void = square() * 4
+    void[0] = 255
+    write_mask(tmp_path / "void/v/frame1.png", void)
+    convert([str(tmp_path / "void"), str(tmp_path / "no_void"), "--from", "masks-with-void"])
+    assert np.array_equal(masks_in(tmp_path / "no_void")["v/frame1.png"], 4 * square())
+
+    other = np.flipud(np.fliplr(square()))
+    for name, mask in (("many/1/0", square()), ("many/2/0", other), ("single/0", square())):
+        write_mask(tmp_path / f"binary/{name}.png", mask, binary=True)
+    convert([str(tmp_path / "binary"), str(tmp_path / "ids"), "--from", "binary-masks"])
+    ids = masks_in(tmp_path / "ids")
+    assert np.array_equal(ids["single/0.png"], square()) and ids.keys() == {"many/0.png", "single/0.png"}
+    assert np.array_equal(ids["many/0.png"], np.where(other, 2, square()))
 
 
 @pytest.mark.parametrize(
