@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
 from datasets.images import read_mask
-from datasets.video import FaultyVideo, ReadMask, Video, file_video, frames_video
+from datasets.video import FaultyVideo, Video, file_video, frames_video
 from util.errors import InputError
 from util.parallel import parallel_map
 
@@ -180,7 +180,7 @@ def _mask_files(folder: Path) -> dict[str, Path]:
     return {stem: masks[stem] for stem in sorted(masks, key=natural_order)}
 
 
-def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], ReadMask]:
+def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:
     """The masks, by frame, that hold ids which no earlier one holds, or all if none does; and a reader of these ids."""
     new: dict[Path, list[int]] = {}
     for path in masks.values():
