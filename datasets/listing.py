@@ -127,7 +127,8 @@ def folder_videos(
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
 
     def make(name: str) -> Video:
-        masks, read = _mask_files(annotations / name), read_mask
+        masks = _mask_files(annotations / name)
+        read: Callable[[Path], np.ndarray] = read_mask
         if first_masks:
             masks, read = _first_masks(masks)
         return frames_video(name, list_frames(images / name), masks, short_side, read=read)
