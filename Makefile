@@ -19,8 +19,11 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 
 setup: $(VENV)/.runtime  ## make .venv with what running needs
 
-demo: setup  ## segment a generated clip, or make demo VIDEO=clip.mp4 MASK=first.png; writes output/demo
-	$(BIN)/python scripts/demo.py $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask "$(MASK)")
+DEMO_FLAGS = $(if $(CLIP),--clip "$(CLIP)") $(if $(MIRROR),--mirror "$(MIRROR)")
+DEMO_FLAGS += $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask "$(MASK)")
+
+demo: setup  ## segment a generated clip, or CLIP=chair (downloaded), or VIDEO=clip.mp4 MASK=first.png; writes output/demo
+	$(BIN)/python scripts/demo.py $(DEMO_FLAGS)
 
 test: $(VENV)/.dev lint  ## lint, then every test; make test ISA=avx2 runs them as on a processor without AVX-512
 	$(if $(ISA),VOS_TEST_ISA=$(ISA)) $(BIN)/python -m pytest

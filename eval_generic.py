@@ -9,7 +9,8 @@ Examples:
 my_videos/JPEGImages/VIDEO/ contains the frames (.jpg or .png), my_videos/Annotations/VIDEO/ a mask for each frame on
 which objects first appear, with the name of the frame. A mask has the size of its frame: a palette or grey PNG whose
 values are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object). For a video file, 30:later.png
-is the mask of frame 30, counted from 0.
+is the mask of frame 30, counted from 0. If every frame has a mask, as in many data sets, use --first_masks: each object
+is then given once, and the other masks are the ground truth.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
 Masks of all frames, for scores, are expected in my_videos/GroundTruth.
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg reads; needs --mask")
     mask_help = "mask of the first frame, or 30:FILE for frame 30, counted from 0; several can be given"
     parser.add_argument("--mask", nargs="+", action="extend", metavar="FILE", help=mask_help)
+    first_help = "use only the masks on which objects first appear; without it, later masks are corrections"
+    parser.add_argument("--first_masks", action="store_true", help=first_help)
     if negative := [word for word in arguments if re.match("(--mask=)?-[0-9]+:", word)]:
         # argparse would take it for a flag, and complain of a missing mask.
         raise InputError(f"--mask {negative[0]}: expected FILE or N:FILE with a frame number N from 0")
@@ -42,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--video and --mask must be given together")
     if args.video and args.videos:
         parser.error("--videos selects from --data_path and cannot be used with --video")
+    if args.video and args.first_masks:
+        parser.error("--first_masks is for --data_path and cannot be used with --video")
     if args.data_path:
-        return run(args, folder_videos(args.data_path, args.size, args.videos))
+        return run(args, folder_videos(args.data_path, args.size, args.videos, args.first_masks))
     check_is_file(args.video, "--video")
     for mask in args.mask:
         check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "--mask")

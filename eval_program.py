@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from datasets.frames import read_names
 from datasets.listing import SPLITS, davis_videos
 from datasets.video import Video
 from evaluation import evaluate
@@ -20,6 +21,7 @@ from inference_memory_bank import make_memory
 from model.config import MEMORIES, InferenceSettings
 from model.network import load_network
 from model.optimized import optimized_copy
+from model.weights import weights_file
 from scoring.folders import format_table, score_folders
 from util.device import DEVICES, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
@@ -43,7 +45,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     )
     add = parser.add_argument
     default = "(default %(default)s)"
-    model_help = "weights: a file of this project or of the GSFM or STCN reference programs"
+    model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"
+    model_help += " weights, such as stcn, that scripts/download_weights.py has downloaded"
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; finished videos in it are skipped"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
@@ -67,7 +70,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--amp", action="store_true", help=amp_help)
     add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
     add("--device", choices=DEVICES, default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
-    add("--videos", type=_names, metavar="A,B", help="segment only these videos")
+    videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"
+    add("--videos", type=_names, metavar="A,B", help=videos_help)
     add("--overwrite", action="store_true", help="segment finished videos again")
     overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 (24 frames/s for folders of frames) and a contact"
     add("--overlay", action="store_true", help=f"{overlay_help} sheet, VIDEO.png")
@@ -75,7 +79,12 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    if not Path(text).is_file():
+        return [name.strip() for name in text.split(",")]
+    try:
+        return read_names(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:
@@ -112,6 +121,7 @@ def run(
 
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
+    args.model = weights_file(args.model)
     check_is_file(args.model, "--model")
     device = pick_device(args.device, local_rank())
     keep_freed_memory(device)

@@ -83,22 +83,13 @@ def youtube_videos(
         check_folder(folder, f"YouTube-VOS in {root} (see data/README.md)")
 
     def make(name: str) -> Video:
-        masks = _mask_files(annotations / name)
-        new: dict[Path, list[int]] = {}
-        for path in masks.values():
-            new[path] = sorted(set(np.unique(read_mask(path)).tolist()).difference([0], *new.values()))
-        given = {stem: path for stem, path in masks.items() if new[path]} or masks
+        given, read = _first_masks(_mask_files(annotations / name))
         order = sorted(natural_order(stem) for stem in [*given, *asked[name]])
         frames = [path for path in list_frames(images / name) if natural_order(path.stem) >= order[0]]
         if not output_all:
             frames = [path for path in frames if natural_order(path.stem) <= order[-1]]
         if missing := set(asked[name]).difference(path.stem for path in frames):
             raise InputError(f"{images / name / min(missing)}.jpg: no such frame, but meta.json asks for its mask")
-
-        def read(path: Path) -> np.ndarray:
-            ids = read_mask(path)
-            return np.where(np.isin(ids, new[path]), ids, 0).astype(np.uint8)
-
         return frames_video(name, frames, given, short_side, read=read, needed=None if output_all else asked[name])
 
     return _videos(_select(asked, wanted, meta), make, short_side)
@@ -120,10 +111,13 @@ def read_meta(path: Path) -> dict[str, list[str]]:
     }
 
 
-def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = None) -> list[Video]:
+def folder_videos(
+    root: Path, short_side: int, wanted: Collection[str] | None = None, first_masks: bool = False
+) -> list[Video]:
     """The videos ``root/JPEGImages/<video>/*.jpg|png`` with masks ``root/Annotations/<video>/<frame>.png``.
 
-    With ``wanted``, only these. An object is segmented from its first mask on; a later mask corrects it.
+    With ``wanted``, only these. An object is segmented from its first mask on; a later mask corrects it, or with
+    ``first_masks`` is ignored.
     """
     images, annotations = root / "JPEGImages", root / "Annotations"
     for folder in (images, annotations):
@@ -133,7 +127,11 @@ def folder_videos(root: Path, short_side: int, wanted: Collection[str] | None = 
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
 
     def make(name: str) -> Video:
-        return frames_video(name, list_frames(images / name), _mask_files(annotations / name), short_side)
+        masks = _mask_files(annotations / name)
+        read: Callable[[Path], np.ndarray] = read_mask
+        if first_masks:
+            masks, read = _first_masks(masks)
+        return frames_video(name, list_frames(images / name), masks, short_side, read=read)
 
     return _videos(_select(names, wanted, images), make, short_side)
 
@@ -181,3 +179,16 @@ def _mask_files(folder: Path) -> dict[str, Path]:
         expected = "a PNG with the name of the frame on which an object first appears"
         raise InputError(f"{folder}: no mask for video {folder.name}; expected {expected}")
     return {stem: masks[stem] for stem in sorted(masks, key=natural_order)}
+
+
+def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:
+    """The masks, by frame, that hold ids which no earlier one holds, or all if none does; and a reader of these ids."""
+    new: dict[Path, list[int]] = {}
+    for path in masks.values():
+        new[path] = sorted(set(np.unique(read_mask(path)).tolist()).difference([0], *new.values()))
+
+    def read(path: Path) -> np.ndarray:
+        ids = read_mask(path)
+        return np.where(np.isin(ids, new[path]), ids, 0).astype(np.uint8)
+
+    return {stem: path for stem, path in masks.items() if new[path]} or masks, read

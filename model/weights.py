@@ -17,6 +17,8 @@ from util.files import atomic_path
 from util.settings import from_plain
 
 FORMAT = 1
+SAVES = Path(__file__).resolve().parents[1] / "saves"
+PUBLISHED = ("stcn", "stcn-s03", "stcn-s0", "stcn-s01")  # names that stand for what scripts/download_weights.py fetches
 State = dict[str, torch.Tensor]
 
 # Own name of a module → its name in the files of the GSFM and STCN reference programs. The first prefix decides.
@@ -42,6 +44,16 @@ def reference_settings(spectral: bool) -> dict[str, Any]:
     sizes = {"backbone": "resnet50", "value_dim": 512, "decoder_dim": 256}
     spectrum = {"spectrum": "hermitian" if spectral else "half", "filter": "bins"}
     return PRESETS["gsfm" if spectral else "stcn"] | sizes | spectrum
+
+
+def weights_file(model: Path) -> Path:
+    """``model``, or the file of the published weights of that name. Raises `InputError` if they are not there yet."""
+    if str(model) not in PUBLISHED or model.exists():
+        return model
+    path = SAVES / f"{model}.pth"
+    if not path.exists():
+        raise InputError(f"{path}: no such file; python scripts/download_weights.py {model} downloads it")
+    return path
 
 
 def write_torch_file(path: Path, contents: Any) -> None:

@@ -1,29 +1,40 @@
-"""A demonstration in one command: segment a generated clip, score the masks and draw them over the frames.
+"""A demonstration in one command: segment a clip, score the masks and draw them over the frames.
 
 make demo
+make demo CLIP=chair
 make demo VIDEO=clip.mp4 MASK=first.png
 python scripts/demo.py
 """
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.errors import exit_on_input_error
+from scripts.download import download_listed
+from util.errors import InputError, exit_on_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "saves" / "gsfm-small.pth"
 SEED = 1  # chosen before any score of the clip was known
 CLIP = f"synthetic-{SEED:04d}"
-CLIP_OPTIONS = f"--layout generic --num_videos 1 --num_frames 28 --size 480x854 --late 1 --seed {SEED}".split()
+CLIP_OPTIONS = ["--layout", "generic", "--num_videos", "1", "--num_frames", "28", "--size", "480x854", "--late", "1"]
+
+CHECKSUMS = ROOT / "scripts" / "puma_chair.sha256"
+CHAIR_URL = (
+    "https://raw.githubusercontent.com/mbzuai-metaverse/XMem2/"
+    "9c5693bd52cd25b9b6168592d111df6ca29d2c55/example_videos/chair"
+)
+CHAIR_CREDIT = "chair: from PUMaVOS (M. Bekuzarov, A. Bermudez, J.-Y. Lee, H. Li: XMem++, ICCV 2023), CC BY 4.0"
 
 EPILOG = """
 examples:
   python scripts/demo.py
+  python scripts/demo.py --clip chair                               # a real clip of 60 frames; downloads 0.4 MB once
   python scripts/demo.py --video clip.mp4 --mask first.png          # your own clip and the mask of its first frame
   python scripts/demo.py --video clip.mp4 --mask a.png 30:b.png     # and of its frame 30, counted from 0
 
@@ -45,44 +56,61 @@ def run(script: str, *options: str | Path) -> None:
         sys.exit(code)
 
 
+def fetch_chair(url: str, folder: Path) -> bool:
+    """Download the clip and its masks to ``folder``, unless they are there. If that fails, say so and return False."""
+    print(f"{CHAIR_CREDIT}\n{short(folder)}: downloading what is missing from {url}", flush=True)
+    try:
+        download_listed(CHECKSUMS, url, folder)
+    except InputError as error:
+        print(f"note: segmenting a generated clip instead, because the clip is not available: {error}", flush=True)
+        return False
+    return True
+
+
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Segment a generated clip and score the result, or segment a clip of your own.",
+        description="Segment a generated clip or a real one and score the result, or segment a clip of your own.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")
+    chair_help = "download a real clip; without a connection, the generated clip is segmented"
+    source.add_argument("--clip", choices=["chair"], help=chair_help)
     parser.add_argument("--mask", nargs="+", help="mask of its first frame, or 30:FILE for frame 30, or several")
+    parser.add_argument("--seed", type=int, default=SEED, help="which clip is generated (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="weights (default: saves/gsfm-small.pth)")
     parser.add_argument("--size", default="480", help="shorter side at inference; 240 is faster (default: 480)")
     parser.add_argument("--output", type=Path, default=ROOT / "output/demo", help="folder (default: output/demo)")
+    parser.add_argument("--data", type=Path, default=ROOT / "data/PUMaVOS", help="where to keep the real clip")
+    parser.add_argument("--mirror", metavar="URL", default=CHAIR_URL, help="where to download the real clip from")
     args = parser.parse_args(argv)
     if bool(args.video) != bool(args.mask):
         parser.error("--video and --mask belong together: a clip of your own and the mask of its first frame")
 
     output = short(args.output)
     clip, masks, plot = output / "clip", output / "masks", output / "scores.png"
-    segment = (
-        "eval_generic.py",
-        "--model",
-        short(args.model),
-        "--output",
-        masks,
-        "--overlay",
-        "--overwrite",
-        "--size",
-        args.size,
-    )
+    common = ["--output", masks, "--overlay", "--overwrite", "--size", args.size]
+    segment = ["eval_generic.py", "--model", short(args.model), *common]
+    chair = short(args.data) / "chair"
     if args.video:
         run(*segment, "--video", args.video, "--mask", *args.mask)
         name = args.video.stem
+    elif args.clip and fetch_chair(args.mirror, chair):
+        name = "chair"
+        run(*segment, "--video", chair / "chair.mp4", "--mask", chair / "Annotations/frame_000000.png")
+        truth = output / "truth" / name
+        truth.mkdir(parents=True, exist_ok=True)
+        for path in (chair / "Annotations").glob("frame_*.png"):  # named like the frames of a video file
+            shutil.copyfile(path, truth / f"{int(path.stem.removeprefix('frame_')):05d}.png")
+        run("scripts/score.py", truth, masks / name, "--plot", plot)
     else:
-        name = CLIP
-        run("scripts/make_synthetic.py", "--output", clip, *CLIP_OPTIONS)
-        run(*segment, "--data_path", clip)
-        truth = clip / "GroundTruth" / CLIP
-        run("scripts/score.py", truth, masks / CLIP, "--images", clip / "JPEGImages", "--plot", plot)
+        name = f"synthetic-{args.seed:04d}"
+        run("scripts/make_synthetic.py", "--output", clip, *CLIP_OPTIONS, "--seed", str(args.seed))
+        run(*segment, "--data_path", clip, "--videos", name)
+        truth = clip / "GroundTruth" / name
+        run("scripts/score.py", truth, masks / name, "--images", clip / "JPEGImages", "--plot", plot)
 
     print("\nResults:")
     print(f"  {masks / 'overlay' / name}.mp4: the video with its masks")

@@ -6,7 +6,8 @@
 # ruff: noqa: E402 - the environment comes before the imports
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Libraries read these when they are loaded, so they come before the first import of torch; child processes inherit
@@ -25,6 +26,7 @@ import torch
 import eval_program
 from model.config import NetworkConfig
 from model.network import Network, save_network
+from tests.server import Server
 
 if ISA and torch.backends.cpu.get_cpu_capability() != "AVX2":
     raise RuntimeError(f"VOS_TEST_ISA=avx2: PyTorch runs {torch.backends.cpu.get_cpu_capability()} kernels instead")
@@ -83,3 +85,13 @@ def evaluate(tiny_weights, tmp_path, capsys, monkeypatch):
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # the pause between two tries
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.stopped.set()
+        server.shutdown()

@@ -1,5 +1,6 @@
 """The demo, run the way ``make demo`` runs it."""
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.images import read_mask
+import scripts.demo
+import scripts.download
+from datasets.images import read_mask, write_mask
 from scripts.demo import CLIP, ROOT
+from tests.videos import blocks, write_first_mask, write_video
 
 
 def demo(output: Path, *options: str) -> subprocess.CompletedProcess:
@@ -42,17 +46,8 @@ def test_demo_on_its_own_clip(tmp_path):
 def test_demo_on_a_clip_of_the_users(tmp_path, tiny_network):
     from model.network import save_network
 
-    rng = np.random.default_rng(0)
-    with av.open(str(tmp_path / "my clip.mp4"), "w") as video:
-        stream = video.add_stream("libx264", rate=10, width=64, height=48)
-        stream.pix_fmt = "yuv420p"
-        for _ in range(3):
-            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), format="rgb24")
-            video.mux(stream.encode(frame))
-        video.mux(stream.encode(None))
-    ids = np.zeros((48, 64), np.uint8)
-    ids[10:30, 10:30] = 1
-    Image.fromarray(ids).save(tmp_path / "first.png")
+    write_video(tmp_path / "my clip.mp4", 3, (48, 64))
+    write_first_mask(tmp_path / "first.png", (48, 64))
     save_network(tmp_path / "tiny.pth", tiny_network())
     options = ("--video", str(tmp_path / "my clip.mp4"), "--model", str(tmp_path / "tiny.pth"))
     done = demo(tmp_path / "out", *options, "--mask", str(tmp_path / "first.png"))
@@ -63,14 +58,47 @@ def test_demo_on_a_clip_of_the_users(tmp_path, tiny_network):
     assert demo(tmp_path / "out", "--video", str(tmp_path / "my clip.mp4")).returncode == 2  # no mask
 
 
+def test_demo_on_a_downloaded_clip(tmp_path, tiny_weights, server, monkeypatch, capfd):
+    files = tmp_path / "files"
+    write_video(files / "chair.mp4", 5, (48, 64))
+    for t in range(5):
+        write_mask(files / f"Annotations/frame_{t:06d}.png", blocks((48, 64), 1))
+    paths = [path for path in sorted(files.rglob("*.*")) if path.is_file()]
+    server.files = {f"any/{path.relative_to(files).as_posix()}": path.read_bytes() for path in paths}
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(files).as_posix()}" for path in paths]
+    (tmp_path / "sums").write_text("\n".join(sums))
+    monkeypatch.setattr(scripts.demo, "CHECKSUMS", tmp_path / "sums")
+    flags = ["--clip", "chair", "--model", str(tiny_weights), "--output", str(tmp_path / "out")]
+    flags += ["--data", str(tmp_path / "data"), "--mirror", f"{server.url}/any"]
+    scripts.demo.main(flags)
+    printed = capfd.readouterr().out
+    assert "CC BY 4.0" in printed and re.search(r"^chair +[\d.]+", printed, re.M)  # J&F
+    assert len(list((tmp_path / "out/masks/chair").glob("*.png"))) == 5
+    assert (tmp_path / "out/masks/overlay/chair.mp4").is_file() and (tmp_path / "out/scores.png").is_file()
+
+    server.files.clear()
+    monkeypatch.setattr(scripts.download, "RETRIES", 0)
+    calls: list[tuple] = []
+    monkeypatch.setattr(scripts.demo, "run", lambda *words: calls.append(words))
+    scripts.demo.main(flags)  # from the files that are there
+    assert any("chair.mp4" in str(word) for word in calls[0])
+    shutil.rmtree(tmp_path / "data")
+    for address, reason in (
+        (f"{server.url}/any", "404"),
+        ("http://127.0.0.1:9", "the connection to 127.0.0.1:9 failed"),
+    ):
+        calls.clear()
+        scripts.demo.main([*flags, "--mirror", address])
+        note = [line for line in capfd.readouterr().out.splitlines() if line.startswith("note:")]
+        assert len(note) == 1 and reason in note[0] and calls[0][0] == "scripts/make_synthetic.py"
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_demo_quotes_file_names():
-    command = ["make", "--no-print-directory", "--dry-run", "demo", "VIDEO=my clip.mp4", "MASK=first mask.png"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert shlex.split(printed.splitlines()[-1])[1:] == [
-        "scripts/demo.py",
-        "--video",
-        "my clip.mp4",
-        "--mask",
-        "first mask.png",
-    ]
+    for variables, flags in (
+        (["VIDEO=my clip.mp4", "MASK=first mask.png"], ["--video", "my clip.mp4", "--mask", "first mask.png"]),
+        (["CLIP=chair"], ["--clip", "chair"]),
+    ):
+        command = ["make", "--no-print-directory", "--dry-run", "demo", *variables]
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert shlex.split(printed.splitlines()[-1])[1:] == ["scripts/demo.py", *flags]

@@ -1,13 +1,11 @@
 """scripts/download.py and download_datasets.py against a server on this machine."""
 
 import hashlib
-import http.server
 import io
 import re
 import stat
-import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 import scripts.download
 from scripts import download_datasets
 from scripts.download import download
+from tests.server import Server
 from util.errors import InputError
 
 FILE = "DAVIS-2017-test-dev.zip"
@@ -33,53 +32,6 @@ def make_zip(entries: Sequence[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
 def data_set(prefix: str = "DAVIS/") -> list[tuple[str | zipfile.ZipInfo, bytes]]:
     names = {"JPEGImages/480p/a/00000.jpg": NOISE, "Annotations/480p/a/00000.png": b"mask", "README.md": b"terms"}
     return [(prefix + name, content) for name, content in names.items()]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``. The next answer ends after ``cut`` bytes: the connection is closed, or with ``stall`` idle."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.files: dict[str, bytes] = {}
-        self.cut: int | None = None
-        self.stall = False
-        self.stopped = threading.Event()
-        self.begins: list[int] = []  # first byte of each request
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        if (content := self.server.files.get(self.path.strip("/"))) is None:
-            return self.send_error(404)
-        match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        begin = int(match[1]) if match else 0
-        self.server.begins.append(begin)
-        self.send_response(206 if match else 200)
-        if match:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - begin))
-        self.end_headers()
-        end, self.server.cut = self.server.cut, None
-        self.wfile.write(content[begin:end])
-        if end and self.server.stall:
-            self.server.stopped.wait(10)
-        return None
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # the pause between two tries
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.stopped.set()
-        server.shutdown()
 
 
 @pytest.fixture

@@ -1,0 +1,233 @@
+"""Convert annotations of labelme, CVAT, COCO, YouTube-VIS or BURST to PNGs of object ids, and back.
+
+python scripts/convert_masks.py labelme_folder my_videos/Annotations
+python scripts/convert_masks.py annotations.xml my_videos/Annotations             # CVAT for images or for video 1.1
+python scripts/convert_masks.py instances.json my_videos/Annotations              # COCO, YouTube-VIS or BURST
+python scripts/convert_masks.py VOST/Annotations vost/Annotations --from masks-with-void
+python scripts/convert_masks.py output/mine corrected.json --to youtube-vis       # results of eval_generic.py
+"""
+
+import argparse
+import base64
+import io
+import json
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.images import write_mask
+from scripts.mask_formats import FORMATS, Frame, detect, pycocotools_mask, read_frames
+from util.errors import InputError, exit_on_input_error
+from util.files import write_bytes
+
+EPILOG = """
+Masks are written to TARGET/VIDEO/FRAME.png with the names of the annotated images: VIDEO/FRAME.jpg in an XML or JSON
+file, VIDEO/FRAME.json in a folder of labelme files. Frames of a CVAT video are numbered from 00000, like those of a
+video file in eval_generic.py. Every annotated image gets a mask, also one without objects.
+
+An object is what has the same key throughout a video: in labelme its label and group_id, in CVAT its track, attribute
+"id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.
+Keys that are numbers from 1 to 254 become the ids; others are numbered in the order in which they appear, and listed.
+Where objects overlap, the later one wins. masks-with-void are masks whose 255 is a void label, which becomes
+background; binary-masks are 0/255 images VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
+
+The other direction writes exact masks (no polygons) with ids as keys.
+"""
+
+
+class IdMask(NamedTuple):
+    """The mask of one frame: H×W uint8 ids, 0 for background."""
+
+    video: str
+    name: str
+    ids: np.ndarray
+
+    @property
+    def image(self) -> str:
+        """The name of the frame's image."""
+        return f"{self.video}/{self.name}.jpg" if self.video else f"{self.name}.jpg"
+
+    def objects(self) -> list[tuple[int, np.ndarray]]:
+        """Each id, ascending, and its mask H×W uint8 0/1."""
+        return [(int(i), (self.ids == i).astype(np.uint8)) for i in np.unique(self.ids) if i]
+
+
+def number_objects(frames: Iterable[Frame], path: Path) -> Iterator[IdMask]:
+    """Give the objects of each video their ids, see `EPILOG`. Prints what they stand for, where that is not obvious.
+
+    Raises `InputError` for more than 254 objects and for a video whose keys are numbers and names.
+    """
+    for video, frames_of_video in groupby(frames, key=lambda frame: frame.video):
+        ids: dict[str, int] = {}
+        for frame in frames_of_video:
+            mask = np.zeros(frame.size, np.uint8)
+            for key, inside in frame.objects:
+                is_id = key.isdecimal() and 1 <= int(key) <= 254
+                object_id = ids.setdefault(key, int(key) if is_id else len(ids) + 1)
+                if object_id > 254 or len(set(ids.values())) < len(ids):
+                    reason = "over 254 objects" if object_id > 254 else "objects with numbers and others with names"
+                    raise InputError(f"{path}: {video or 'the video'} has {reason}; expected ids from 1 to 254")
+                mask[inside] = object_id
+            yield IdMask(video, frame.name, mask)
+        named = [f"{object_id} = {key}" for key, object_id in ids.items() if key != str(object_id)]
+        if named:
+            print(f"{video or path.stem}: {', '.join(named)}")
+
+
+def write_masks(target: Path, masks: Iterable[IdMask]) -> None:
+    for mask in masks:
+        write_mask(target / mask.video / f"{mask.name}.png", mask.ids)
+
+
+def write_labelme(target: Path, masks: Iterable[IdMask]) -> None:
+    """A JSON file for each frame, to be put beside its image."""
+    for mask in masks:
+        shapes = []
+        for object_id, inside in mask.objects():
+            left, top, width, height = _box(inside)
+            png = io.BytesIO()
+            Image.fromarray(inside[top : top + height, left : left + width]).save(png, "PNG")
+            shape: dict[str, Any] = {
+                "label": str(object_id),
+                "points": [[left, top], [left + width - 1, top + height - 1]],
+                "group_id": None,
+                "description": "",
+                "shape_type": "mask",
+                "flags": {},
+                "mask": base64.b64encode(png.getvalue()).decode(),
+            }
+            shapes.append(shape)
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": f"{mask.name}.jpg",
+            "imageData": None,
+            "imageHeight": mask.ids.shape[0],
+            "imageWidth": mask.ids.shape[1],
+        }
+        _write_json(target / mask.video / f"{mask.name}.json", content)
+
+
+def write_cvat(target: Path, masks: Iterable[IdMask]) -> None:
+    """One XML file, CVAT for images 1.1."""
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    for number, mask in enumerate(masks):
+        size = {"width": str(mask.ids.shape[1]), "height": str(mask.ids.shape[0])}
+        image = ET.SubElement(root, "image", {"id": str(number), "name": mask.image, **size})
+        for object_id, inside in mask.objects():
+            left, top, width, height = _box(inside)
+            values = inside[top : top + height, left : left + width].ravel()
+            edges = np.flatnonzero(np.diff(values, prepend=0, append=2))
+            place = {"left": left, "top": top, "width": width, "height": height, "z_order": 0}
+            attributes = {"label": str(object_id), "source": "file", "occluded": "0"}
+            attributes["rle"] = ", ".join(map(str, np.diff(edges, prepend=0)))
+            ET.SubElement(image, "mask", attributes | {name: str(value) for name, value in place.items()})
+    ET.indent(root)
+    write_bytes(target, ET.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def write_coco(target: Path, masks: Iterable[IdMask]) -> None:
+    """One JSON file with the compressed run lengths of each object on each image."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for mask in masks:
+        height, width = mask.ids.shape
+        images.append({"id": len(images) + 1, "file_name": mask.image, "height": height, "width": width})
+        for object_id, inside in mask.objects():
+            ids = {"id": len(annotations) + 1, "image_id": len(images), "track_id": object_id, "category_id": 1}
+            shape = {"segmentation": _run_lengths(inside), "area": int(inside.sum()), "bbox": _box(inside)}
+            annotations.append({**ids, **shape, "iscrowd": 0})
+    _write_json(target, {"images": images, "annotations": annotations, "categories": CATEGORIES})
+
+
+def write_youtube_vis(target: Path, masks: Iterable[IdMask]) -> None:
+    """One JSON file with the compressed run lengths of each object of a video on all frames."""
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for _, group in groupby(masks, key=lambda mask: mask.video):
+        frames = list(group)
+        height, width = frames[0].ids.shape
+        names = [mask.image for mask in frames]
+        video = {"id": len(videos) + 1, "width": width, "height": height, "length": len(names), "file_names": names}
+        videos.append(video)
+        tracks: dict[int, dict[str, list]] = {}
+        for t, mask in enumerate(frames):
+            for object_id, inside in mask.objects():
+                empty = {key: [None] * len(frames) for key in ("segmentations", "areas", "bboxes")}
+                track = tracks.setdefault(object_id, empty)
+                track["segmentations"][t] = _run_lengths(inside)
+                track["areas"][t], track["bboxes"][t] = int(inside.sum()), _box(inside)
+        for object_id, track in sorted(tracks.items()):
+            ids = {"id": len(annotations) + 1, "video_id": len(videos), "track_id": object_id, "category_id": 1}
+            annotations.append({**ids, "iscrowd": 0, "height": height, "width": width, **track})
+    _write_json(target, {"videos": videos, "annotations": annotations, "categories": CATEGORIES})
+
+
+CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
+WRITERS: dict[str, Callable[[Path, Iterable[IdMask]], None]] = {
+    "masks": write_masks,
+    "labelme": write_labelme,
+    "cvat": write_cvat,
+    "coco": write_coco,
+    "youtube-vis": write_youtube_vis,
+}
+
+
+def _box(inside: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the pixels above 0."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
+
+
+def _run_lengths(inside: np.ndarray) -> dict[str, Any]:
+    """Compressed run lengths as COCO's JSON files hold them."""
+    encoded = pycocotools_mask().encode(np.asfortranarray(inside))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_bytes(path, json.dumps(content).encode())
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a folder of masks or labelme files, an XML file or a JSON file")
+    parser.add_argument("target", type=Path, help="the folder or file to write; it must not exist")
+    parser.add_argument(
+        "--from", choices=FORMATS, dest="source_format", help="format of the source (default: detected)"
+    )
+    parser.add_argument("--to", choices=WRITERS, default="masks", help="format to write (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    source_format = args.source_format or detect(args.source)
+    if source_format == args.to:
+        raise InputError(f"{args.source}: is in the format {args.to} already; expected another --to")
+    if args.target.exists():
+        raise InputError(f"{args.target}: exists; expected the name of a new file or folder")
+    count = 0
+
+    def counted(masks: Iterator[IdMask]) -> Iterator[IdMask]:
+        nonlocal count
+        for mask in masks:
+            count += 1
+            yield mask
+
+    WRITERS[args.to](args.target, counted(number_objects(read_frames(args.source, source_format), args.source)))
+    print(f"{args.target}: {count} frames as {args.to}")
+
+
+if __name__ == "__main__":
+    main()
