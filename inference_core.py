@@ -315,8 +315,8 @@ def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[in
 def confidences(prob: torch.Tensor, object_ids: Sequence[int]) -> dict[int, float]:
     """How sure the network is of each object, from 0 to 1: the mean margin of the likeliest channel along its border.
 
-    prob: (K+1)×h×w. An object without a pixel has 0: it may be lost. Of several measures of prob (expected J, share of
-    certain pixels, …), this one ranks frames and objects best by their true J.
+    prob: (K+1)×h×w. An object without a pixel has 0: it may be lost. Measured against other functions of prob in
+    docs/PREDICTOR.md.
     """
     if not object_ids:
         return {}

@@ -71,7 +71,7 @@ class _Result(NamedTuple):
 class Session:
     """Made by `predictor.VideoPredictor.session`.
 
-    Frames are read again whenever they are needed; results are kept compressed (about 1 % of the frames' size).
+    Frames are read again whenever they are needed; results are kept compressed.
     """
 
     def __init__(
