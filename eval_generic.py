@@ -22,8 +22,9 @@ import sys
 from pathlib import Path
 
 from datasets.listing import folder_videos, video_with_masks
-from eval_program import check_is_file, eval_parser, run
+from eval_flags import eval_parser
 from util.errors import InputError, exit_on_input_error
+from util.files import check_is_file
 
 
 @exit_on_input_error
@@ -48,13 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
     if args.video and args.first_masks:
         parser.error("--first_masks is for --data_path and cannot be used with --video")
     if args.data_path:
-        return run(args, folder_videos(args.data_path, args.size, args.videos, args.first_masks))
-    check_is_file(args.video, "--video")
-    for mask in args.mask:
-        check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "--mask")
-    # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
-    video = args.video.absolute() if ":" in str(args.video) else args.video
-    return run(args, video_with_masks(video, args.mask, args.size))
+        videos = folder_videos(args.data_path, args.size, args.videos, args.first_masks)
+    else:
+        check_is_file(args.video, "--video")
+        for mask in args.mask:
+            check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "--mask")
+        # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
+        video = args.video.absolute() if ":" in str(args.video) else args.video
+        videos = video_with_masks(video, args.mask, args.size)
+    from eval_program import run  # late: PyTorch takes seconds to import
+
+    return run(args, videos)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Masks of all frames, for scores, are expected in valid/GroundTruth.
 from pathlib import Path
 
 from datasets.listing import youtube_videos
-from eval_program import eval_parser, run
+from eval_flags import eval_parser
 from util.errors import exit_on_input_error
 
 
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--six_fps", action="store_true", help="read only the annotated frames (six per second) instead of all_frames/")
     add("--output_all", action="store_true", help="write the masks of all frames instead of those listed in meta.json")
     args = parser.parse_args(arguments)
+    from eval_program import run  # late: PyTorch takes seconds to import
+
     options = {"six_fps": args.six_fps, "output_all": args.output_all}
     videos = youtube_videos(args.yv_path, args.split, args.size, **options, wanted=args.videos)
     return run(args, videos, subfolder="Annotations", **options)

@@ -51,11 +51,12 @@ def convolution_peak(device: torch.device, dtype: torch.dtype, clock: Callable[[
     return 2 * 9 * 256 * 256 * 120 * 216 / min(times) / 1e9
 
 
-def build(plain: Network, variant: str) -> Network:
+def build(plain: Network, variant: str, half: torch.dtype) -> Network:
     """The network that computes like one of `VARIANTS`."""
     if variant == "plain":
         return plain
-    return naive_copy(plain) if variant == "naive" else optimized_copy(plain, variant.startswith("compiled"))
+    precision = half if variant.endswith("amp") else torch.float32
+    return naive_copy(plain) if variant == "naive" else optimized_copy(plain, variant.startswith("compiled"), precision)
 
 
 def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Call]:
@@ -171,7 +172,7 @@ def main() -> None:
     torch.manual_seed(0)
     half = half_precision(device) or torch.bfloat16  # measured even where it does not pay
     plain = Network(NetworkConfig.preset(args.model, spectrum=args.spectrum)).to(device).eval()
-    networks = {variant: build(plain, variant) for variant in args.variants}
+    networks = {variant: build(plain, variant, half) for variant in args.variants}
     height, width = args.size
     print(f"{machine(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {height}×{width}")
     with torch.inference_mode():

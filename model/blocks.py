@@ -5,6 +5,7 @@ frame, stay B×C×h×w and are never repeated.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,14 @@ from torch import nn
 
 
 def add_shared(x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-    """(B·K)×C×h×w plus B×C×h×w, broadcast over the K objects of each frame."""
-    return (x.unflatten(0, (shared.shape[0], -1)) + shared.unsqueeze(1)).flatten(0, 1)
+    """(B·K)×C×h×w plus B×C×h×w, broadcast over the K objects of each frame. Overwrites x."""
+    x.unflatten(0, (shared.shape[0], -1)).add_(shared.unsqueeze(1))
+    return x
+
+
+def join(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate over objects (dimension 1); no copy of a single chunk."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
 
 
 class SplitConv2d(nn.Conv2d):
@@ -49,12 +56,16 @@ class ResBlock(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """x (B·K)×C×h×w, and shared B×C₂×h×w if there are such channels → (B·K)×C'×h×w."""
-        activated = [torch.relu(x) for x in inputs]
-        return self.downsample(*inputs) + self.conv2(torch.relu(self.conv1(*activated)))
+        out = self.conv1(*[torch.relu(x) for x in inputs])
+        out = self.conv2(F.relu(out, inplace=True))
+        return self.downsample(*inputs) + out
 
 
 class UpsampleBlock(nn.Module):
-    """Convolved skip features plus the coarser map at twice its resolution, then a `ResBlock`."""
+    """Convolved skip features plus the coarser map at twice its resolution, then a `ResBlock`.
+
+    The caller applies ``skip_conv``, once for all objects.
+    """
 
     def __init__(self, skip_dim: int, up_dim: int, out_dim: int):
         super().__init__()
@@ -62,9 +73,9 @@ class UpsampleBlock(nn.Module):
         self.out_conv = ResBlock(up_dim, out_dim)
 
     def forward(self, skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """skip (shared) B×C×2h×2w, up (B·K)×C'×h×w → (B·K)×C''×2h×2w."""
+        """skip (shared, convolved) B×C×2h×2w, up (B·K)×C×h×w → (B·K)×C'×2h×2w."""
         up = F.interpolate(up, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.out_conv(add_shared(up, self.skip_conv(skip)))
+        return self.out_conv(add_shared(up, skip))
 
 
 class ChannelGate(nn.Module):

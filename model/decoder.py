@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.blocks import ResBlock, UpsampleBlock
+from model.blocks import ResBlock, UpsampleBlock, join
 from model.config import NetworkConfig
 from model.spectral import SpectralFilter
 
@@ -33,12 +33,15 @@ class BoundaryBranch(nn.Module):
         """N×C×h×w → mask features N×C×h×w, boundary logits N×1×h×w or None."""
         boundary = self.hfm(self.boundary_1(x))
         mask = self.mask_1(x)
-        boundary = boundary + torch.relu(self.fusion_1(mask))
-        boundary = torch.relu(self.boundary_3(self.boundary_2(boundary)))
-        mask = self.predict_mask(mask + torch.relu(self.fusion_2(boundary)))
+        # In place and one step per line: these maps are the largest of all, and none should live longer than it must.
+        boundary = boundary.add_(F.relu(self.fusion_1(mask), inplace=True))
+        boundary = self.boundary_2(boundary)
+        boundary = F.relu(self.boundary_3(boundary), inplace=True)
+        mask = mask + F.relu(self.fusion_2(boundary), inplace=True)
         if not with_boundary:
-            return mask, None
-        return mask, self.predict_boundary_2(torch.relu(self.predict_boundary_1(boundary)))
+            del boundary
+            return self.predict_mask(mask), None
+        return self.predict_mask(mask), self.predict_boundary_2(torch.relu(self.predict_boundary_1(boundary)))
 
 
 class Decoder(nn.Module):
@@ -46,6 +49,8 @@ class Decoder(nn.Module):
 
     ``f8_dim`` and ``f4_dim`` are the channels of the key encoder's features.
     """
+
+    one_by_one = False  # at 1/4, where feature maps are large, decode one object after the other (evaluation on CPUs)
 
     def __init__(self, config: NetworkConfig, f8_dim: int, f4_dim: int):
         super().__init__()
@@ -69,12 +74,21 @@ class Decoder(nn.Module):
             mask logits B×K×H×W, and boundary logits B×K×H×W or None, float32.
         """
         x = self.compress(readout.flatten(0, 1), f16_thin)
-        x = self.up_8_4(f4, self.up_16_8(f8, x))
-        boundary = None
+        x = self.up_16_8(self.up_16_8.skip_conv(f8), x).unflatten(0, readout.shape[:2])
+        skip = self.up_8_4.skip_conv(f4)
+        chunks = x.split(1 if self.one_by_one else x.shape[1], dim=1)
+        masks, boundaries = zip(*[self._at_quarter(chunk, skip, with_boundary) for chunk in chunks], strict=True)
+        return join(masks), None if boundaries[0] is None else join(boundaries)
+
+    def _at_quarter(
+        self, x: torch.Tensor, skip: torch.Tensor, with_boundary: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x B×K×C×h/8×w/8, skip B×C×h/4×w/4 → mask and boundary logits B×K×H×W."""
+        size, boundary = x.shape[:2], None
+        x = self.up_8_4(skip, x.flatten(0, 1))
         if self.branch is not None:
             x, boundary = self.branch(x, with_boundary)
-        size = readout.shape[:2]
-        masks = _enlarge(self.pred(torch.relu(x)), size)
+        masks = _enlarge(self.pred(F.relu(x, inplace=True)), size)
         return masks, None if boundary is None else _enlarge(boundary, size)
 
 

@@ -1,4 +1,4 @@
-"""Key encoder and value encoder on torchvision's ResNets.
+"""Key encoder and value encoder on ResNets.
 
 B frames, K objects, H×W image (multiples of 16); ``f4``, ``f8``, ``f16`` are features at 1/4, 1/8, 1/16.
 """
@@ -6,19 +6,25 @@ B frames, K objects, H×W image (multiples of 16); ``f4``, ``f8``, ``f16`` are f
 from pathlib import Path
 
 import torch
-import torchvision  # type: ignore[import-untyped]  # it has no stubs
+import torch.nn.functional as F
 from torch import nn
 
 from model.blocks import FeatureFusion
+from model.resnet import BasicBlock, Bottleneck, stage
 from model.weights import extend_input_channels, read_backbone
 from util.errors import InputError
 
 # Channels of f4, f8, f16.
 BACKBONE_DIMS = {"resnet50": (256, 512, 1024), "resnet18": (64, 128, 256)}
+# Type and numbers of the blocks of layer1, layer2, layer3.
+BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int]]] = {
+    "resnet50": (Bottleneck, (3, 4, 6)),
+    "resnet18": (BasicBlock, (2, 2, 2)),
+}
 
 
 class Backbone(nn.Module):
-    """A torchvision ResNet up to ``layer3``, optionally with extra input channels.
+    """A ResNet up to ``layer3``, optionally with extra input channels.
 
     Its batch norms use their running statistics in training, too; only their affine weights are trained.
     """
@@ -26,15 +32,22 @@ class Backbone(nn.Module):
     def __init__(self, name: str, extra_channels: int = 0):
         super().__init__()
         self.name = name
-        resnet = getattr(torchvision.models, name)(weights=None)
-        self.conv1, self.bn1 = resnet.conv1, resnet.bn1
-        self.relu, self.maxpool = resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
-        if extra_channels:
-            weight = extend_input_channels(self.conv1.weight.data, extra_channels, "orthogonal")
-            self.conv1 = nn.Conv2d(weight.shape[1], 64, 7, stride=2, padding=3, bias=False)
-            self.conv1.weight.data = weight
+        block, numbers = BLOCKS[name]
+        dims = (64, *BACKBONE_DIMS[name])
+        self.conv1 = nn.Conv2d(3 + extra_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = stage(block, dims[0], 64, numbers[0], stride=1)
+        self.layer2 = stage(block, dims[1], 128, numbers[1], stride=2)
+        self.layer3 = stage(block, dims[2], 256, numbers[2], stride=2)
         self.train()
+
+    def initialize(self) -> None:
+        """Random weights, distributed like torchvision's; those of extra input channels are orthogonal."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv1.in_channels > 3:
+            nn.init.orthogonal_(self.conv1.weight[:, 3:])
 
     def train(self, mode: bool = True) -> "Backbone":
         """Keep the batch norms in eval mode: small batches of video would spoil their statistics."""
@@ -46,7 +59,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """N×(3+extra)×H×W, normalised → f4 N×C₄×H/4×W/4, f8 N×C₈×H/8×W/8, f16 N×C₁₆×H/16×W/16."""
-        f4 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        f4 = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
         f8 = self.layer2(f4)
         return f4, f8, self.layer3(f8)
 
@@ -60,6 +74,8 @@ class Backbone(nn.Module):
         if files is not None:
             state = read_backbone(self.name, own | {"conv1.weight": own["conv1.weight"][:, :3]}, files)
         else:
+            import torchvision  # type: ignore[import-untyped]  # it has no stubs; imported here, because it takes 1.5 s
+
             try:
                 state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict()
             except OSError as error:

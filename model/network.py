@@ -7,7 +7,7 @@ evaluation calls the same `encode_key`, `encode_value` and `decode` frame by fra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from model.blocks import join
 from model.config import InferenceSettings, NetworkConfig
 from model.decoder import Decoder
 from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
 from model.spectral import SpectralFilter
-from model.tensor import soft_aggregate
+from model.tensor import keep_uncompiled, soft_aggregate
 from model.weights import fit_weights, read_network_file, write_network_file
 
 
@@ -59,11 +60,6 @@ def _objects_per_pass(pixels: int) -> int:
     return 2**31 if torch.is_grad_enabled() else max(1, OBJECT_BUDGET // pixels)
 
 
-def _join(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Concatenate over objects (dimension 1); no copy of a single chunk."""
-    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
-
-
 class Network(nn.Module):
     """Key encoder (+ LFM), value encoder, decoder (+ HFM and boundary branch)."""
 
@@ -82,11 +78,15 @@ class Network(nn.Module):
         self.key_comp = nn.Conv2d(f16_dim, config.value_dim, 3, padding=1)
         self.value_encoder = ValueEncoder(f16_dim, config.value_dim, config.single_object)
         self.decoder = Decoder(config, f8_dim, f4_dim)
-        nn.init.orthogonal_(self.key_proj.weight)
         assert self.key_proj.bias is not None
-        nn.init.zeros_(self.key_proj.bias)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        if not self.key_proj.weight.is_meta:  # drawing numbers on the meta device would import 900 modules
+            self.key_encoder.initialize()
+            self.value_encoder.backbone.initialize()
+            nn.init.orthogonal_(self.key_proj.weight)
+            nn.init.zeros_(self.key_proj.bias)
+        for name, values in (("mean", [0.485, 0.456, 0.406]), ("std", [0.229, 0.224, 0.225])):
+            # On the CPU also where the network is built on the meta device, which no file could fill.
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
         """RGB …×3×H×W in [0, 1] → ImageNet-normalised. Pad afterwards: zeros are then the mean colour."""
@@ -103,7 +103,7 @@ class Network(nn.Module):
         others = masks.sum(dim=1, keepdim=True) - masks
         at_once = _objects_per_pass(image[:, 0].numel())
         chunks = zip(masks.split(at_once, dim=1), others.split(at_once, dim=1), strict=True)
-        return _join([self.value_encoder(image, f16, *chunk) for chunk in chunks])
+        return join([self.value_encoder(image, f16, *chunk) for chunk in chunks])
 
     def decode(
         self, readout: torch.Tensor, features: FrameFeatures, with_boundary: bool = False
@@ -114,7 +114,7 @@ class Network(nn.Module):
             for chunk in readout.split(_objects_per_pass(features.f4[:, 0].numel() * 16), dim=1)
         ]
         masks, boundaries = zip(*chunks, strict=True)
-        return _join(masks), None if boundaries[0] is None else _join(boundaries)
+        return join(masks), None if boundaries[0] is None else join(boundaries)
 
     def forward(
         self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor, memory: Memory
@@ -152,6 +152,11 @@ class Network(nn.Module):
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`torch.compile` the training pass."""
+        keep_uncompiled(SpectralFilter)
+        super().compile(*args, **kwargs)
+
     def load_imagenet(self, files: list[Path] | None) -> None:
         """Start both encoders from ImageNet weights; see `Backbone.load_imagenet`."""
         self.key_encoder.load_imagenet(files)
@@ -171,11 +176,9 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     """
     settings, state, recommended = read_network_file(path)
     config = NetworkConfig.from_file(settings | {"single_object": False}, path)
-    with torch.device("meta"):  # no memory is allocated for a network that the weights do not fit
-        shapes = Network(config).state_dict()
-    state = fit_weights(shapes, state, path, new_channel="zero")
-    network = Network(config)
-    network.load_state_dict(state)
+    with torch.device("meta"):  # without memory of its own: it takes over the tensors of the file
+        network = Network(config)
+    network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel="zero"), assign=True)
     network.recommended = recommended
     return network.to(device).eval()
 

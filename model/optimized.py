@@ -1,6 +1,7 @@
 """A network for evaluation only, which can be neither trained nor saved: the same numbers with fewer operations."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,29 +10,46 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.blocks import SplitConv2d, add_shared
 from model.network import Network
+from model.spectral import SpectralFilter
+from model.tensor import keep_uncompiled
 
 
-def optimized_copy(network: Network, compiled: bool = False) -> Network:
+def optimized_copy(
+    network: Network, compiled: bool = False, precision: torch.dtype = torch.float32, in_place: bool = False
+) -> Network:
     """A copy of a network in eval mode, on the same device, that computes the same (relative 1e-5 in float32).
 
     Batch norms are folded into the convolutions before them, weights over per-object and shared channels are split in
     advance, weights and therefore all features are channels-last, and on CPUs large 3×3 convolutions become
     `RowWinogradConv2d`. With ``compiled``, the methods that the engine calls go through `torch.compile`, which compiles
     at the first call for each new shape.
+
+    Args:
+        precision: the autocast type under which the network will run, or float32.
+        in_place: change the network itself instead of a copy, which takes half of the memory.
     """
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
+    if not in_place:
+        network = copy.deepcopy(network)
+    network.requires_grad_(False)
+    for module in _parents(network):
         _fold_batch_norms(module)
         for name, child in list(module.named_children()):
             if isinstance(child, SplitConv2d):
                 setattr(module, name, PresplitConv2d(child))
-    network.to(memory_format=torch.channels_last)
     if network.mean.device.type == "cpu":
-        _use_row_winograd(network)
+        network.decoder.one_by_one = True
+        _use_row_winograd(network, precision)
+    network.to(memory_format=torch.channels_last)
     if compiled:
+        keep_uncompiled(SpectralFilter, RowWinogradConv2d)
         for method in ("encode_key", "encode_value", "decode"):
             setattr(network, method, torch.compile(getattr(network, method)))
     return network
+
+
+def _parents(network: Network) -> list[nn.Module]:
+    """All modules but the convolutions, which a list would keep alive after they have been replaced."""
+    return [module for module in network.modules() if not isinstance(module, nn.Conv2d)]
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
@@ -59,92 +77,105 @@ class PresplitConv2d(nn.Module):
 def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     """A 3×3 convolution with these parameters."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
-    conv.weight, conv.bias = nn.Parameter(weight.detach().contiguous(), requires_grad=False), bias
+    conv.weight, conv.bias = nn.Parameter(weight.clone(), requires_grad=False), bias
     return conv
 
 
 # With fewer channels, the transforms cost as much as the saved multiplications.
 WINOGRAD_MIN_CHANNELS = 128
+# Rows of the transformed kernels from those of a 3×3 kernel.
+WINOGRAD_2 = [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]
+WINOGRAD_4 = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
+# Most elements of a combined row (4 MiB in float32). The combinations of a whole map would take five times its memory.
+STRIPE_ELEMENTS = 2**20
 
 
-def _use_row_winograd(network: Network) -> None:
+def _use_row_winograd(network: Network, precision: torch.dtype) -> None:
     """Replace large 3×3 convolutions, but none that the keys depend on: their rounding decides near-ties of a read."""
-    keys = {*network.key_encoder.modules(), network.key_proj}
-    for module in list(network.modules()):
+    keys = {id(module) for module in (*network.key_encoder.modules(), network.key_proj)}
+    for module in _parents(network):
         for name, conv in list(module.named_children()):
             if (
-                conv not in keys
+                id(conv) not in keys
                 and isinstance(conv, nn.Conv2d)
                 and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
                 and min(conv.in_channels, conv.out_channels) >= WINOGRAD_MIN_CHANNELS
             ):
-                setattr(module, name, RowWinogradConv2d(conv))
+                setattr(module, name, RowWinogradConv2d(conv, precision))
 
 
 class RowWinogradConv2d(nn.Module):
     """A 3×3 convolution by Winograd's F(m, 3) along the rows (Lavin & Gray, CVPR 2016); float32 or bf16, on CPUs.
 
     Bands of m + 2 input rows become m + 2 combined rows, then a 1×3 convolution of each, then m output rows. In float32
-    m is 4: half of the multiplications, and two or three times the rounding of the plain convolution. Under autocast m
-    is 2: two thirds of the multiplications and 1.8 times the rounding; bf16 is too coarse for the factors of m = 4.
+    m is 4: half of the multiplications, and two or three times the rounding of the plain convolution. In bf16, which is
+    too coarse for the factors of m = 4, m is 2: two thirds of the multiplications and 1.8 times the rounding.
     """
 
-    def __init__(self, conv: nn.Conv2d):
+    def __init__(self, conv: nn.Conv2d, precision: torch.dtype = torch.float32):
         super().__init__()
-        self.bias = conv.bias
-        g0, g1, g2 = conv.weight.detach().double().unbind(2)
-        outer, middle = (g0 + g2) / 6, g1 / 6
-        far, near = g0 / 24 + g2 / 6, g1 / 12
-        four = [g0 / 4, -outer - middle, middle - outer, far + near, far - near, g2]
-        two = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
-        self.four = [row.float().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in four]
-        self.two = [row.bfloat16().unsqueeze(2).contiguous(memory_format=torch.channels_last) for row in two]
+        half = precision is torch.bfloat16
+        transform = torch.tensor(WINOGRAD_2 if half else WINOGRAD_4, dtype=torch.double)
+        dtype = torch.bfloat16 if half else torch.float32
+        weight = conv.weight.detach()
+        kernels = torch.empty(len(transform), len(weight), 1, 3, weight.shape[1], dtype=dtype).permute(0, 1, 4, 2, 3)
+        for part, out in zip(weight.split(64), kernels.split(64, dim=1), strict=True):  # in parts to save memory
+            out[:, :, :, 0] = torch.einsum("ri,ocik->rock", transform, part.double())
+        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
+        self.kernels = kernels.unbind()
 
-    @torch.compiler.disable  # the compiler cannot write into views (out=), and would find little to fuse
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """N×C×h×w → N×C'×h×w."""
-        half = torch.is_autocast_enabled("cpu")
-        rows, height = 2 if half else 4, x.shape[2]
+        """N×C×h×w → N×C'×h×w in the precision of the kernels."""
+        kernel = self.kernels[0]
+        x = x.to(kernel.dtype).permute(0, 2, 3, 1)  # channels last throughout: N×rows×columns×C
+        number, height, width, channels = x.shape
+        rows = len(self.kernels) - 2
         bands = -(-height // rows)
-        # Channels last throughout: N×rows×columns×C.
-        x = (x.bfloat16() if half else x).permute(0, 2, 3, 1)
-        x = F.pad(x, (0, 0, 1, 1, 1, rows * bands - height + 1))
-        d = [x[:, i : i + rows * (bands - 1) + 1 : rows] for i in range(rows + 2)]
-        out = self._two_rows(*d) if half else self._four_rows(*d)
+        stripes = -(-number * bands * width * channels // STRIPE_ELEMENTS)
+        step = -(-bands // stripes)
+        out = x.new_empty(number, bands, rows, width, len(kernel))
+        combine = self._four_rows if rows == 4 else self._two_rows
+        with torch.autocast("cpu", enabled=False):
+            for start in range(0, bands, step):
+                stop = min(start + step, bands)
+                first, end = rows * start - 1, rows * stop + 1
+                stripe = x[:, max(first, 0) : end]
+                if first < 0 or end > height:
+                    stripe = F.pad(stripe, (0, 0, 0, 0, max(-first, 0), max(end - height, 0)))
+                inputs = [stripe[:, i : i + rows * (stop - start - 1) + 1 : rows] for i in range(rows + 2)]
+                combine(inputs, out[:, start:stop].unbind(2))
         return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)
 
-    def _convolve(self, combined: list[torch.Tensor], kernels: list[torch.Tensor]) -> list[torch.Tensor]:
-        bias = None if self.bias is None else self.bias.to(kernels[0].dtype)
-        return [
-            # The second product enters every output row exactly once, so it carries the bias.
-            F.conv2d(rows.permute(0, 3, 1, 2), kernel, bias if i == 1 else None).permute(0, 2, 3, 1)
-            for i, (rows, kernel) in enumerate(zip(combined, kernels, strict=True))
-        ]
+    def _convolve(self, index: int, rows: torch.Tensor) -> torch.Tensor:
+        # The second product enters every output row exactly once, so it carries the bias.
+        bias = self.bias if index == 1 else None
+        return F.conv2d(rows.permute(0, 3, 1, 2), self.kernels[index], bias, padding=(0, 1)).permute(0, 2, 3, 1)
 
-    def _two_rows(self, d0: torch.Tensor, d1: torch.Tensor, d2: torch.Tensor, d3: torch.Tensor) -> torch.Tensor:
-        """Rows of each band, N×bands×(w+2)×C → N×bands×2×w×C'."""
-        m0, m1, m2, m3 = self._convolve([d0 - d2, d1 + d2, d2 - d1, d1 - d3], self.two)
-        return torch.stack([(m0 + m1).add_(m2), (m1 - m2).sub_(m3)], dim=2)
+    def _two_rows(self, d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
+        """4 rows of each band, each N×bands×w×C → 2 rows N×bands×w×C'."""
+        m1, m2 = self._convolve(1, d[1] + d[2]), self._convolve(2, d[2] - d[1])
+        torch.add(m1, m2, out=out[0]).add_(self._convolve(0, d[0] - d[2]))
+        torch.sub(m1, m2, out=out[1]).sub_(self._convolve(3, d[1] - d[3]))
 
-    def _four_rows(
-        self, d0: torch.Tensor, d1: torch.Tensor, d2: torch.Tensor, d3: torch.Tensor, d4: torch.Tensor, d5: torch.Tensor
-    ) -> torch.Tensor:
-        """Rows of each band, N×bands×(w+2)×C → N×bands×4×w×C'."""
-        even, odd = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
-        even2, odd2 = d4 - d2, (d3 - d1).mul_(2)
-        combined = [
-            torch.sub(d4, d2, alpha=5).add_(d0, alpha=4),
-            even + odd,
-            even - odd,
-            even2 + odd2,
-            even2 - odd2,
-            torch.sub(d5, d3, alpha=5).add_(d1, alpha=4),
-        ]
-        m0, m1, m2, m3, m4, m5 = self._convolve(combined, self.four)
-        even, odd, even2, odd2 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
-        out = m0.new_empty(*m0.shape[:2], 4, *m0.shape[2:])
-        torch.add(m0, even, out=out[:, :, 0]).add_(even2)
-        torch.add(odd, odd2, alpha=2, out=out[:, :, 1])
-        torch.add(even, even2, alpha=4, out=out[:, :, 2])
-        torch.add(odd, odd2, alpha=8, out=out[:, :, 3]).add_(m5)
-        return out
+    def _four_rows(self, d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
+        """6 rows of each band, each N×bands×w×C → 4 rows N×bands×w×C'."""
+        even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
+        first, second = self._convolve(1, even + odd), self._convolve(2, even.sub_(odd))
+        even, odd = d[4] - d[2], (d[3] - d[1]).mul_(2)
+        third, fourth = self._convolve(3, even + odd), self._convolve(4, even.sub_(odd))
+        even, odd = first + second, first.sub_(second)
+        even2, odd2 = third + fourth, third.sub_(fourth)
+        del first, second, third, fourth
+        torch.add(odd, odd2, alpha=2, out=out[1])
+        torch.add(even, even2, alpha=4, out=out[2])
+        torch.add(odd, odd2, alpha=8, out=out[3])
+        out[3].add_(self._convolve(5, torch.sub(d[5], d[3], alpha=5).add_(d[1], alpha=4)))
+        even.add_(self._convolve(0, torch.sub(d[4], d[2], alpha=5).add_(d[0], alpha=4)))
+        torch.add(even, even2, out=out[0])

@@ -118,7 +118,6 @@ class SpectralFilter(nn.Module):
         value = torch.complex(real, torch.zeros_like(imag) if self.spectrum == "hermitian" else imag)
         return torch.fft.irfft(value[:, None].expand(-1, width // 2 + 1), n=width)
 
-    @torch.compiler.disable  # the compiler generates no code for complex numbers, and the support depends on values
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """B×C×h×w → same shape and dtype."""
         height, width = x.shape[-2:]

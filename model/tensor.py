@@ -1,7 +1,10 @@
 """Soft aggregation and padding."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 Padding = tuple[int, int, int, int]  # left, right, top, bottom, in pixels
 
@@ -34,3 +37,13 @@ def unpad(x: torch.Tensor, padding: Padding) -> torch.Tensor:
     left, right, top, bottom = padding
     height, width = x.shape[-2:]
     return x[..., top : height - bottom, left : width - right]
+
+
+@functools.cache
+def keep_uncompiled(*module_types: type[nn.Module]) -> None:
+    """From now on, `torch.compile` leaves these modules as they are.
+
+    To be called before compiling: a decorator would import the compiler, 2 s and 160 MB, into every program.
+    """
+    for module_type in module_types:
+        module_type.forward = torch.compiler.disable(module_type.forward)  # type: ignore[method-assign]  # on purpose

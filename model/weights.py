@@ -141,6 +141,8 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
     for key, value in own.items():
         if key in state and state[key].shape != value.shape:
             problems.append(f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}")
+        elif key in state and state[key].dtype is not value.dtype:
+            problems.append(f"{key} is {state[key].dtype} instead of {value.dtype}")
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"{path}: the weights are of another network: {'; '.join(problems[:6])}{more}")
@@ -151,7 +153,7 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
 def check_values(state: State, path: Path) -> None:
     """Raise `InputError` for a NaN, an infinity or a negative variance."""
     for name, value in state.items():
-        if not value.isfinite().all():
+        if not torch.stack(value.aminmax()).isfinite().all():  # needs no memory, unlike value.isfinite()
             raise InputError(f"{path}: {name} has values that are not finite; the file is damaged or training diverged")
         if name.endswith(".running_var") and (value < 0).any():
             raise InputError(f"{path}: {name} has negative values; expected variances")

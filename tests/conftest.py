@@ -4,6 +4,7 @@
 """
 
 # ruff: noqa: E402 - the environment comes before the imports
+import copy
 import functools
 import os
 import threading
@@ -70,7 +71,8 @@ def evaluate(tiny_weights, tmp_path, capsys, monkeypatch):
 
     ``--model`` and ``--output`` are `tiny_weights` and tmp_path/out unless given. Each file of weights is loaded once.
     """
-    monkeypatch.setattr(eval_program, "load_network", functools.cache(eval_program.load_network))
+    load = functools.cache(eval_program.load_network)
+    monkeypatch.setattr(eval_program, "load_network", lambda *place: copy.deepcopy(load(*place)))
 
     def call(script, *flags) -> tuple[int | str | None, str, str]:
         words = [str(flag) for flag in flags]

@@ -133,7 +133,9 @@ def test_sizes_that_do_not_match_allocate_nothing(tiny_network, tmp_path, monkey
     config = dataclasses.asdict(network.config) | {"key_dim": 4096}
     write_torch_file(tmp_path / "large.pth", {"format": 1, "config": config, "network": network.state_dict()})
     devices, init = set(), Network.__init__
-    monkeypatch.setattr(Network, "__init__", lambda self, *a: init(self, *a) or devices.add(self.mean.device.type))
+    monkeypatch.setattr(
+        Network, "__init__", lambda self, *a: init(self, *a) or devices.add(self.key_proj.weight.device.type)
+    )
     with pytest.raises(InputError, match=r"large.pth: .*key_proj.weight is \(16, .*instead of \(4096, "):
         load_network(tmp_path / "large.pth")
     assert devices == {"meta"}

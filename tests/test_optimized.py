@@ -74,7 +74,7 @@ def test_whole_frames_equal_the_naive_computation(tiny_network, monkeypatch):
     for frame, mask in zip(frames.sigmoid(), [ids, *[None] * 4], strict=True):
         ours, naive = (core.step(frame, mask) for core in cores)
         assert torch.allclose(ours, naive, atol=1e-5)
-    assert ours.std(dim=(1, 2)).min() > 1e-3  # not the same everywhere
+    assert ours.std(dim=(1, 2)).min() > 5e-4  # not the same everywhere
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -93,7 +93,7 @@ def test_row_winograd_in_half_precision(size, bias):
     conv, x = nn.Conv2d(128, 128, 3, padding=1, bias=bias), torch.randn(3, 128, *size)
     exact = copy.deepcopy(conv).double()(x.double())
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        ours, plain = RowWinogradConv2d(conv)(x), conv(x)
+        ours, plain = RowWinogradConv2d(conv, torch.bfloat16)(x), conv(x)
     assert ours.dtype == plain.dtype == torch.bfloat16
     assert (ours - exact).square().mean() < 2.5**2 * (plain - exact).square().mean()
 

@@ -17,10 +17,8 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from datasets.config import DataConfig
 from model.config import PRESETS, NetworkConfig, Preset
-from model.weights import read_network_file
-from training.checkpoint import read_checkpoint
 from util.errors import InputError
-from util.settings import from_plain, to_plain
+from util.settings import DeviceName, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Records:
 class Machine:
     """Where and how this call runs; a resumed run does not take these from its checkpoint."""
 
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"  # auto: CUDA, else Apple's MPS, else the CPU.
+    device: DeviceName = "auto"  # auto: CUDA, else Apple's MPS, else the CPU.
     local_rank: int = 0  # Given by older launchers and ignored: the environment holds the rank.
     num_workers: int = 8  # Data loading workers of each process.
     compile: bool = False  # torch.compile the network.
@@ -214,9 +212,13 @@ def _default(first: argparse.Namespace) -> TrainConfig:
     groups: dict[str, Any] = {"recipe": STAGES[first.stage or 0], "records": Records()}
     network = NetworkConfig(single_object=first.stage == 0)
     if path := first.load_network:
+        from model.weights import read_network_file  # late: PyTorch takes seconds to import
+
         settings = read_network_file(path).settings
         network = NetworkConfig.from_file({**settings, "single_object": first.stage == 0}, path)
     elif path := first.load_model:
+        from training.checkpoint import read_checkpoint
+
         contents = read_checkpoint(path)
         network, settings = NetworkConfig.from_file(contents["config"], path), contents["train"]["settings"]
         if first.stage not in (None, settings.get("stage")):

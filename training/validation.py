@@ -89,7 +89,7 @@ def validate(
     """
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(generators), torch.autocast(device.type, precision, precision is not None):
-        optimized = optimized_copy(network.eval())
+        optimized = optimized_copy(network.eval(), precision=precision or torch.float32)
         network.train()
         longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
         mine = [_score_video(optimized, held_out, device) for held_out in longest_first[rank() :: world_size()]]

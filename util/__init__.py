@@ -1,0 +1,7 @@
+"""Utilities that know nothing of video segmentation."""
+
+import os
+
+# Threads that wait for work sleep instead of spinning: beside another busy process, spinning threads take the cores
+# from those that have work. PyTorch's OpenMP reads this when it is loaded, and every program imports `util` before it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

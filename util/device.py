@@ -2,14 +2,18 @@
 
 import ctypes
 import functools
+import os
 import sys
 import time
 from types import ModuleType
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 
 from util.errors import InputError
+from util.parallel import cpu_count
+from util.settings import DeviceName
 
 resource: ModuleType | None
 try:
@@ -17,7 +21,7 @@ try:
 except ImportError:  # POSIX only
     resource = None
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
+DEVICES: tuple[str, ...] = get_args(DeviceName)
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -41,6 +45,16 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def divide_cores(device: torch.device) -> None:
+    """Give this process its part of the machine's cores where a launcher has started several of them for the CPU.
+
+    torchrun allows each a single thread, unless OMP_NUM_THREADS says otherwise.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device.type == "cpu" and processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, cpu_count() // processes))
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
@@ -87,13 +101,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_freed_memory(device: torch.device) -> None:
     """Let this process reuse freed feature maps on the CPU instead of returning each to the operating system.
 
-    By default glibc maps every large tensor anew, and the kernel clears its pages. Does nothing on GPUs and on systems
-    other than Linux with glibc.
+    By default glibc maps every large tensor anew, and the kernel clears its pages. To be called once the network is
+    ready: what loading it has freed is returned. Does nothing on GPUs and on systems other than Linux with glibc.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
     if mallopt is not None:
+        libc.malloc_trim(0)
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink …
         mallopt(-4, 0)  # M_MMAP_MAX: … and nothing is allocated outside it
 

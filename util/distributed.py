@@ -1,13 +1,24 @@
-"""The processes of a run. Every function also works in a single process, so that callers need no ``if``."""
+"""The processes of a run. Every function also works in a single process, so that callers need no ``if``.
 
+PyTorch is imported where processes talk to each other: programs ask for their rank before they need it.
+"""
+
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+
+Item = TypeVar("Item")
+
+_stores: list["dist.Store"] = []  # that of the process group, while there is one
+_queues = itertools.count()  # names of the queues; all processes open them in the same order
 
 
 def rank() -> int:
@@ -26,7 +37,7 @@ def world_size() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
+def process_group(device: "torch.device", timeout: timedelta | None = None) -> Iterator[None]:
     """Join the process group that the launcher described in the environment.
 
     NCCL on CUDA; Gloo for tensors on the CPU, so that they never wait for the GPU. ``timeout``: how long a process may
@@ -35,16 +46,38 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
     if world_size() == 1:
         yield
         return
+    import torch.distributed as dist
+
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
+    store, number, size = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("group", store), rank=number, world_size=size, timeout=timeout
+    )
+    _stores.append(dist.PrefixStore("queues", store))
     try:
         yield
     finally:
+        _stores.clear()
         dist.destroy_process_group()
+
+
+def as_free(items: Sequence[Item]) -> Iterator[Item]:
+    """Distribute items over the processes: each is yielded once, in the first process that asks for it.
+
+    Every process has to call this with the same items; long ones should come first.
+    """
+    if not _stores:
+        yield from items
+        return
+    queue = f"{next(_queues)}"
+    while (place := _stores[0].add(queue, 1) - 1) < len(items):
+        yield items[place]
 
 
 def gather(value: Any) -> list[Any]:
     """The values of all processes in the order of their ranks, in every process."""
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()

@@ -42,3 +42,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_is_file(path: Path, flag: str) -> None:
+    """Raise `InputError` for a folder, pipe or device; a missing file is reported by whatever reads it."""
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "not a regular file"
+        raise InputError(f"{path}: is {found}; expected a file for {flag}")

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from util.errors import InputError
 
 Settings = TypeVar("Settings")
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]  # auto: CUDA, else Apple's MPS, else the CPU
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 

@@ -15,7 +15,6 @@ import torch
 import torchvision  # type: ignore[import-untyped]  # it has no stubs
 from PIL import Image
 
-import train
 from datasets.clip import Clip
 from eval_davis_2016 import main as eval_davis_2016
 from inference_memory_bank import make_memory
@@ -88,7 +87,7 @@ def test_settings_reach_the_loss(run, monkeypatch):
         used.append(settings)
         return compute_losses(prediction, masks, valid, *settings)
 
-    monkeypatch.setattr(train, "compute_losses", spy)
+    monkeypatch.setattr("training.loop.compute_losses", spy)
     run("--id", "plain", "--stage", "0", "-i", "1", *NETWORK)
     recipe = ["--start_warm", "1", "--end_warm", "3", "--hard_fraction", "0.5"]
     run("--id", "own", "--stage", "0", "-i", "5", *recipe, "--boundary_weight", "0.3", "--dice_weight", "2", *NETWORK)

@@ -157,6 +157,6 @@ def test_nothing_of_the_checkpoint_stays_in_memory(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "read_torch_file", read)
     monkeypatch.setattr(checkpoint, "ENTRIES", {})
-    monkeypatch.setattr(train, "compute_losses", spy)
+    monkeypatch.setattr("training.loop.compute_losses", spy)
     run("--id", "run", "--stage", "0", "--load_model", tmp_path / "run/run_checkpoint.pth", "-i", "2")
     assert alive

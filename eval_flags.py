@@ -1,0 +1,93 @@
+"""The flags that the eval scripts share. Needs no PyTorch, so that ``--help`` and faulty flags are answered at once."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from datasets.frames import read_names
+from datasets.listing import SPLITS, davis_videos
+from model.config import MEMORIES
+from util.errors import InputError
+from util.settings import DeviceName
+
+EPILOG = """
+If all frames have masks, J and F are printed at the end (scripts/score.py also writes them to files).
+Exit code: 0; 1 if some videos failed; 2 for bad input.
+"""
+
+
+def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argparse.ArgumentParser:
+    """A parser with the flags that all eval scripts share.
+
+    ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended``.
+    ``doc``: the script's docstring. Its first paragraph becomes the description, the rest the epilog.
+    """
+    description, _, examples = (doc or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples + EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    default = "(default %(default)s)"
+    model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"
+    model_help += " weights, such as stcn, that scripts/download_weights.py has downloaded"
+    add("--model", type=Path, required=True, metavar="FILE", help=model_help)
+    output_help = "where to write the results; finished videos in it are skipped"
+    add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
+    parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False})
+    top_help = f"number of memory positions that each pixel reads (default {top_k})"
+    add("--top", type=_at_least(1), dest="top_k", metavar="K", help=top_help)
+    add("--mem_every", type=_at_least(1), metavar="N", help="memorise every N-th frame (default 3)")
+    last_help = "also read the previous frame as temporary memory (default: no)"
+    add("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
+    recommended_help = (
+        "replace the three defaults above by what the weights recommend, if they do"
+        f" (default: {'yes' if recommended else 'no, as the published results were measured'})"
+    )
+    add("--recommended", action=argparse.BooleanOptionalAction, default=recommended, help=recommended_help)
+    add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
+    bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
+    add("--max_memory_frames", type=_at_least(2), metavar="N", help=bound_help)
+    size_help = f"shorter side at inference {default}; smaller videos keep their size; masks have the video's size"
+    add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
+    amp_help = "half precision: faster on GPUs and on CPUs with bfloat16 instructions, ignored on other CPUs"
+    add("--amp", action="store_true", help=amp_help)
+    add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
+    add("--device", choices=get_args(DeviceName), default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
+    videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"
+    add("--videos", type=_names, metavar="A,B", help=videos_help)
+    add("--overwrite", action="store_true", help="segment finished videos again")
+    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 (24 frames/s for folders of frames) and a contact"
+    add("--overlay", action="store_true", help=f"{overlay_help} sheet, VIDEO.png")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    if not Path(text).is_file():
+        return [name.strip() for name in text.split(",")]
+    try:
+        return read_names(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {minimum}")
+        return int(text)
+
+    return parse
+
+
+def run_davis(doc: str | None, year: int, top_k: int, arguments: list[str] | None) -> int:
+    """An eval script for DAVIS 2016 or 2017, see `eval_parser`; returns its exit code."""
+    parser = eval_parser(doc, top_k)
+    folders = {2016: "JPEGImages/480p/ and Annotations/480p/", 2017: "trainval/ and test-dev/"}[year]
+    path_help = f"contains {folders} (default %(default)s)"
+    parser.add_argument("--davis_path", type=Path, default=f"data/DAVIS/{year}", metavar="FOLDER", help=path_help)
+    parser.add_argument("--split", choices=SPLITS[year], default="val", help="set of videos (default %(default)s)")
+    args = parser.parse_args(arguments)
+    from eval_program import run  # late: PyTorch takes seconds to import
+
+    return run(args, davis_videos(args.davis_path, year, args.split, args.size, args.videos), binary=year == 2016)

@@ -1,0 +1,45 @@
+"""Start-up: what programs import before they answer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROBE = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    loaded = [name for name in ("torch", "torchvision", "torch._dynamo") if name in sys.modules]
+    print("RESULT", end.code or 0, os.environ["OMP_WAIT_POLICY"], *loaded)
+"""
+
+
+def probe(*words: str, **environment: str) -> list[str]:
+    """Run a program; its exit code, wait policy and the slow modules that it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.rpartition("RESULT ")[2].split()
+
+
+def programs():
+    return ["train.py", *sorted(path.name for path in ROOT.glob("eval_*.py") if "__main__" in path.read_text())]
+
+
+@pytest.mark.parametrize("program", [*programs(), "scripts/score.py", "scripts/demo.py"])
+def test_help_needs_no_pytorch(program):
+    assert probe(program, "--help") == ["0", "passive"]
+
+
+@pytest.mark.parametrize("program", programs())
+def test_faulty_flags_need_no_pytorch(program):
+    assert probe(program, "--device", "abacus") == ["2", "passive"]
