@@ -25,7 +25,7 @@ from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
 from results.writer import WriteBehind
 from util.device import is_out_of_memory
-from util.distributed import gather, rank, world_size
+from util.distributed import as_free, gather, rank, world_size
 from util.errors import InputError
 from util.progress import progress_bar
 
@@ -68,7 +68,7 @@ def evaluate(
 ) -> Outcome:
     """Segment every video; write ``output/subfolder/<video>/<frame>.png`` for each frame that is needed.
 
-    Under a process group the videos are distributed over the processes, and all of them return the same.
+    Under a process group each process takes the longest video that is left, and all of them return the same.
 
     Args:
         network: in eval mode, on ``device``.
@@ -104,10 +104,12 @@ def evaluate(
     finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
     finished = gather(finished)[0]  # all processes must agree
 
-    remaining = _of_this_process([result for result in results if result.video.name not in finished])
+    remaining = [result for result in results if result.video.name not in finished]
     progress = _Progress([result.video for result in remaining])
+    if world_size() > 1:  # a long video at the end would keep all but one process waiting
+        remaining.sort(key=lambda result: -result.video.num_frames)
     with progress.bar:
-        for result in remaining:
+        for place, result in as_free(list(enumerate(remaining, start=1))):
             video = result.video
             memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
             core = InferenceCore(network, memory, mem_every, include_last)
@@ -123,7 +125,7 @@ def evaluate(
                 failed[video.name] = OUT_OF_MEMORY
             except OSError as error:
                 failed[video.name] = f"{error.filename}: {error.strerror}"
-            progress.end(video, segmented.get(video.name))
+            progress.end(video, segmented.get(video.name), len(remaining) - place)
     seconds = max(gather(sum(video.seconds for video in segmented.values())))
     return Outcome(dict(ChainMap(*gather(segmented))), finished, dict(ChainMap(*gather(failed))), seconds)
 
@@ -160,10 +162,10 @@ class _Progress:
     def __init__(self, videos: Sequence[Video]):
         lengths = [video.num_frames for video in videos]
         before, behind = "{variables.video:12.12} ", " {variables.fps:>6} frames/s"
-        total = sum(lengths) if all(lengths) else 0
+        total = sum(lengths) if all(lengths) and world_size() == 1 else 0  # other processes segment some of them
         self.bar = progress_bar(total, before, behind, show=rank() == 0, video="", fps="")
         self.print_lines = not sys.stderr.isatty()
-        self.videos_left, self.frames, self.last_line = len(videos), 0, time.monotonic()
+        self.frames, self.last_line = 0, time.monotonic()
 
     def frame(self, video: Video, frames: int, seconds: float) -> None:
         """``frames`` of ``video`` have been processed in ``seconds``."""
@@ -173,27 +175,14 @@ class _Progress:
             total = f" of {video.num_frames}" if video.num_frames else ""
             self._print(f"{video.name}: {frames}{total} frames so far, {frames / seconds:.2f} frames/s")
 
-    def end(self, video: Video, segmented: Segmented | None) -> None:
-        """``video`` is complete, or has failed (None)."""
-        self.videos_left -= 1
+    def end(self, video: Video, segmented: Segmented | None, left: int) -> None:
+        """``video`` is complete, or has failed (None); ``left`` videos had not been begun when it was."""
         text = (
             f"{segmented.frames} frames, {segmented.frames / segmented.seconds:.2f} frames/s" if segmented else "failed"
         )
-        self._print(f"{video.name}: {text} ({self.videos_left} to go)")
+        self._print(f"{video.name}: {text} ({left} to go)")
 
     def _print(self, line: str) -> None:
         if self.print_lines:
             print(line, flush=True)
         self.last_line = time.monotonic()
-
-
-def _of_this_process(results: list[VideoResults]) -> list[VideoResults]:
-    """The videos for this process: longest first, each goes to the process that has the fewest frames so far."""
-    frames = [0] * world_size()
-    own = []
-    for result in sorted(results, key=lambda result: -result.video.num_frames):
-        process = frames.index(min(frames))
-        frames[process] += result.video.num_frames
-        if process == rank():
-            own.append(result)
-    return [result for result in results if result in own]

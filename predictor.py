@@ -134,8 +134,8 @@ class VideoPredictor:
         holds no network, a device that is not there, and bad settings.
         """
         network = load_network(Path(path), pick_device(device))
-        optimized = optimized_copy(network)
-        return cls(optimized, **settings)
+        half = half_precision(network.mean.device) if settings.get("amp") else None
+        return cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
 
     def segment(
         self, video: Source, masks: Mapping[int, MaskSource], *, complete: bool = False

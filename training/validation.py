@@ -18,7 +18,7 @@ from predictor import segment
 from scoring.folders import ObjectScore, object_scores, read_objects
 from scoring.metrics import score_masks
 from training.config import Validation
-from util.distributed import gather, rank, world_size
+from util.distributed import as_free, gather
 from util.errors import InputError
 from util.parallel import parallel_map
 
@@ -92,7 +92,7 @@ def validate(
         optimized = optimized_copy(network.eval(), precision=precision or torch.float32)
         network.train()
         longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
-        mine = [_score_video(optimized, held_out, device) for held_out in longest_first[rank() :: world_size()]]
+        mine = [_score_video(optimized, held_out, device) for held_out in as_free(longest_first)]
     objects = [score for own in gather(mine) for scores in own for score in scores]
     j, f = (float(np.mean([getattr(score, name).mean() for score in objects])) for name in "jf")
     return {"val_jf": (j + f) / 2, "val_j": j, "val_f": f}
