@@ -88,7 +88,7 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
         assert code == 2 and f"{tmp_path / 'out/a'}: contains finished results" in error, setting
         assert f"with different {setting};" in error
     with monkeypatch.context() as patch:
-        patch.setattr(eval_generic, "run", partial(eval_program.run, binary=True))
+        patch.setattr(eval_program, "run", partial(eval_program.run, binary=True))
         assert "with different binary;" in evaluate(eval_generic, *run)[2]
     assert "1 already finished" in evaluate(eval_generic, *run)[1]
 
