@@ -1,5 +1,6 @@
-"""Augmentation of a clip's frames: colour, copy-paste, and occlusion in the first frame."""
+"""Augmentation of a clip's frames: colour, copy-paste, occlusion in the first frame, and blur."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from datasets.warps import Warp, around, draw_affine, translation, warp_alpha, w
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R 601
 HIDDEN = (0.2, 0.6)  # smallest and largest fraction of an object that an occluder hides
+LOW_RESOLUTION = (1.5, 4.0)  # smallest and largest factor by which `blur` reduces frames
+MOTION = 1 / 12  # longest path of `blur`, relative to the frame's side
 TEXTURE = 5  # random colours of an occluder along each side of the frame
 
 
@@ -144,6 +147,32 @@ def occlude(
     _blend(frames[0], occluder, cv2.GaussianBlur(hidden.astype(np.float32), (3, 3), 0))
     ids[0][hidden] = 0
     return np.intersect1d(objects, ids[0])
+
+
+def blur(rng: Generator, frames: list[np.ndarray], probability: float) -> list[np.ndarray]:
+    """Blur, with ``probability``, T frames S×S×3 uint8 as real video is blurred, sharp as small crops of it may look.
+
+    Half of the time the clip has a lower resolution; else every frame is blurred along a path of its own.
+    """
+    if not probability or rng.random() >= probability:
+        return frames
+    size = len(frames[0])
+    if rng.random() < 0.5:
+        small = round(size / rng.uniform(*LOW_RESOLUTION))
+        reduced = [cv2.resize(frame, (small, small), interpolation=cv2.INTER_AREA) for frame in frames]
+        return [cv2.resize(frame, (size, size), interpolation=cv2.INTER_CUBIC) for frame in reduced]
+    return [cv2.filter2D(frame, -1, _path_kernel(*rng.uniform(-MOTION, MOTION, 2) * size)) for frame in frames]
+
+
+def _path_kernel(x: float, y: float) -> np.ndarray:
+    """Kernel that averages over a straight path of ``x`` pixels to the right and ``y`` down."""
+    steps = np.linspace(-0.5, 0.5, 2 * math.ceil(max(abs(x), abs(y))) + 1)
+    radius = math.ceil(max(abs(x), abs(y)) / 2)
+    kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
+    np.add.at(
+        kernel, (np.rint(steps * y).astype(int) + radius, np.rint(steps * x).astype(int) + radius), 1 / len(steps)
+    )
+    return kernel
 
 
 def _blend(frame: np.ndarray, top: np.ndarray, alpha: np.ndarray) -> None:

@@ -34,6 +34,8 @@ class DataConfig:
     """Probability that a video clip with one object gets a second one, cut from an image of static_root."""
     reveal: float = 0.0
     """Probability that a part of an object is hidden in the first frame of a clip, so that later frames reveal it."""
+    blur: float = 0.0
+    """Probability that a clip is blurred: by motion, or because its resolution is low."""
     deform: float = 1.0
     """Factor of the rotation, shear and zoom that differ between the frames of a still image's clip."""
     num_frames: int = 3
@@ -49,6 +51,7 @@ class DataConfig:
             ("paste", 0 <= self.paste <= 1, "a probability, 0 to 1"),
             ("paste", stage or not self.paste, "in the video stages only, not in stage 0"),
             ("reveal", 0 <= self.reveal <= 1, "a probability, 0 to 1"),
+            ("blur", 0 <= self.blur <= 1, "a probability, 0 to 1"),
             ("synthetic", self.synthetic >= 0, "a number of clips, 0 for none"),
             ("deform", 0 <= self.deform <= MAX_DEFORM, f"a factor, 0 to {MAX_DEFORM}"),
             ("num_frames", 2 <= self.num_frames <= MAX_FRAMES, f"2 (one given, one learned) to {MAX_FRAMES}"),

@@ -55,7 +55,9 @@ def test_deform_is_a_factor_of_what_differs_between_frames():
     assert np.std(angles(2.0)) == pytest.approx(2 * np.std(angles(1.0)), rel=0.05)
 
 
-@pytest.mark.parametrize("values", [{"reveal": 1.5}, {"reveal": -0.1}, {"deform": -1.0}, {"deform": float("nan")}])
+@pytest.mark.parametrize(
+    "values", [{"reveal": 1.5}, {"reveal": -0.1}, {"blur": 1.5}, {"deform": -1.0}, {"deform": float("nan")}]
+)
 def test_refused(values):
     with pytest.raises(InputError, match="expected"):
         DataConfig(**values).check(0)
