@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Threads that wait do not spin, see util/__init__.py.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo annotate test lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,7 +15,7 @@ $(VENV)/.runtime: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements-dev.txt requirements-annotate.txt $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -26,6 +26,19 @@ DEMO_FLAGS += $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask "$(MASK)")
 
 demo: setup  ## segment a generated clip, or CLIP=chair (downloaded), or VIDEO=clip.mp4 MASK=first.png; writes output/demo
 	$(BIN)/python scripts/demo.py $(DEMO_FLAGS)
+
+$(VENV)/.annotate: requirements-annotate.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-annotate.txt
+	@touch $@
+
+EXAMPLE := output/annotate/clip
+ANNOTATE_FLAGS := $(if $(VIDEO),--video "$(VIDEO)") $(if $(ROOT),--root "$(ROOT)")
+ANNOTATE_FLAGS += $(if $(VIDEO)$(ROOT),,--root $(EXAMPLE))
+SYNTHETIC_FLAGS := --layout generic --num_videos 1 --num_frames 28 --late 1 --seed 1
+
+annotate: $(VENV)/.annotate  ## annotate a generated clip in the browser, or VIDEO=clip.mp4, or a video of ROOT=folder
+	$(if $(VIDEO)$(ROOT),,$(BIN)/python scripts/make_synthetic.py --output $(EXAMPLE) $(SYNTHETIC_FLAGS))
+	$(BIN)/python annotate.py $(ANNOTATE_FLAGS)
 
 test: $(VENV)/.dev lint  ## lint, then every test; make test ISA=avx2 runs them as on a processor without AVX-512
 	$(if $(ISA),VOS_TEST_ISA=$(ISA)) $(BIN)/python -m pytest

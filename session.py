@@ -37,6 +37,7 @@ class Progress(NamedTuple):
     frame: int  # number of the frame that has a new result
     done: int  # frames so far, counting one that is segmented in both directions twice
     total: int
+    probabilities: dict[int, torch.Tensor]  # id of each object → h×w in [0, 1], at inference size
 
 
 class _UserFrame(NamedTuple):
@@ -161,26 +162,46 @@ class Session:
         span = next((span for span in self._spans() if span.low < index < span.high), None)
         return span is None or self._is_current(index, span)
 
-    def propagate(self, around: int | None = None, on_frame: Callable[[Progress], object] | None = None) -> bool:
+    def restore(self, index: int, ids: np.ndarray, confidence: float) -> None:
+        """Take over a result H×W uint8 that an earlier session made from the masks that this one has now."""
+        span = next((span for span in self._spans() if span.low < index < span.high), None)
+        if span is not None:
+            packed = zlib.compress(ids.tobytes(), 1)
+            self._results[index] = _Result(packed, dict.fromkeys(self.object_ids, confidence), span.made_from)
+
+    def propagate(
+        self,
+        around: int | None = None,
+        on_frame: Callable[[Progress], object] | None = None,
+        direction: str = "both",
+    ) -> bool:
         """Segment every frame whose result is out of date; returns whether all are done.
 
         Each span (see above) is segmented forwards and backwards, and fused by distance and confidence.
 
         Args:
-            around: only the spans that touch this frame.
+            around: only the spans that touch this frame, or, with ``direction`` forward or backward, all that reach
+                beyond it in that direction.
             on_frame: called after each frame; if it returns False, propagation stops. All results so far stay.
         Raises `InputError` without any mask, and for a frame that cannot be read.
         """
         if not self._user_frames:
             raise InputError("no frame has a mask; expected annotate() before propagate()")
-        spans = [span for span in self._spans() if around is None or span.low <= around <= span.high]
+        spans = self._spans()
+        if around is not None:
+            is_chosen = {
+                "both": lambda span: span.low <= around <= span.high,
+                "forward": lambda span: around < span.high,
+                "backward": lambda span: span.low < around,
+            }[direction]
+            spans = list(filter(is_chosen, spans))
         stale = [s for s in spans if not all(self._is_current(i, s) for i in range(s.low + 1, s.high))]
         total = sum(len(frames) for span in stale for frames in self._passes(span))
         done = 0
         for span in stale:
-            for index in self._segment(span):
+            for index, probabilities in self._segment(span):
                 done += 1
-                if on_frame is not None and on_frame(Progress(index, done, total)) is False:
+                if on_frame is not None and on_frame(Progress(index, done, total, probabilities)) is False:
                     return False
         return True
 
@@ -234,8 +255,8 @@ class Session:
     # Segmentation.
 
     @torch.inference_mode()
-    def _segment(self, span: _Span) -> Iterator[int]:
-        """Segment a span; yields the number of each frame that has a new result."""
+    def _segment(self, span: _Span) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
+        """Segment a span; yields the number of each frame that has a new result, and the objects' probabilities."""
         core, every = self._make_core(), self.object_ids
         for index in span.user_frames:
             user = self._user_frames[index]
@@ -269,7 +290,7 @@ class Session:
                 confidence = dict.fromkeys(every, 1.0) | met
                 made_from = None if waits else span.made_from
                 self._results[index] = _Result(zlib.compress(ids.tobytes(), 1), confidence, made_from)
-                yield index
+                yield index, dict(zip(core.object_ids, prob[1:], strict=True))
         nothing = zlib.compress(bytes(self.frames.size[0] * self.frames.size[1]), 1)
         for index in range(span.low + 1, span.high):
             if index not in forwards and index not in backwards:  # all are absent by the user's word

@@ -136,10 +136,13 @@ def folder_videos(
     return _videos(_select(names, wanted, images), make, short_side)
 
 
-def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
-    """One video file; each of ``masks`` is ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0)."""
+def parse_masks(values: Iterable[str]) -> dict[int, Path]:
+    """Frame number → mask file, from ``first.png`` (of frame 0) or ``30:later.png`` (of frame 30, from 0).
+
+    Raises `InputError` for two masks of the same frame.
+    """
     by_frame: dict[int, Path] = {}
-    for value in masks:
+    for value in values:
         number, _, file = value.partition(":")
         if not (number.isascii() and number.isdecimal()):  # no number: a path, perhaps with a drive letter
             number, file = "0", value
@@ -147,7 +150,12 @@ def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[
         if frame in by_frame:
             raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")
         by_frame[frame] = Path(file)
-    return [file_video(path, by_frame, short_side)]
+    return by_frame
+
+
+def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
+    """One video file with masks as in `parse_masks`."""
+    return [file_video(path, parse_masks(masks), short_side)]
 
 
 def _select(names: Collection[str], wanted: Collection[str] | None, where: Path) -> list[str]:

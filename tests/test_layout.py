@@ -9,10 +9,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Highest first. A layer may import from layers below it; leaves do not know each other, except inside a folder.
 LAYERS = [
-    {"train", "eval_davis", "eval_davis_2016", "eval_youtube", "eval_generic", "hubconf", "scripts", "benchmarks"},
+    {
+        "train",
+        "eval_davis",
+        "eval_davis_2016",
+        "eval_youtube",
+        "eval_generic",
+        "hubconf",
+        "annotate",
+        "scripts",
+        "benchmarks",
+    },
     {"eval_flags"},
     {"training", "eval_program"},
-    {"evaluation"},
+    {"evaluation", "annotation"},
     {"predictor"},
     {"session"},
     {"inference_core", "results", "scoring"},

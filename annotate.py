@@ -1,0 +1,146 @@
+"""Annotate a video in the browser: paint objects on some frames, propagate, correct, export; without a network.
+
+    python annotate.py --video clip.mp4
+    python annotate.py --video clip.mp4 --mask first.png 30:later.png     # with masks that exist already
+    python annotate.py --root my_videos                                   # choose a video in the page
+
+--video is a video file or a folder of frames. --root holds video files and folders of frames, also in the layout of
+eval_generic.py, whose Annotations are taken in. docs/ANNOTATE.md shows how to go from a clip to masks.
+"""
+
+import argparse
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import uvicorn
+
+from annotation.guard import Guard
+from annotation.server import Annotator, make_app
+from datasets.frames import check_folder, frame_files
+from datasets.listing import parse_masks
+from util.errors import InputError, exit_on_input_error
+from util.settings import DeviceName
+
+if TYPE_CHECKING:
+    from predictor import VideoPredictor
+    from session import Session
+
+ROOT = Path(__file__).resolve().parent
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
+
+
+def list_videos(root: Path) -> dict[str, Path]:
+    """Video files and folders of frames directly in ``root`` and in ``root/JPEGImages``, by path from ``root``.
+
+    Links that lead out of ``root`` are left out. Raises `InputError` if there is nothing to annotate.
+    """
+    root = root.resolve()
+    check_folder(root, "a folder of videos for --root")
+    candidates = [
+        path for folder in (root, root / "JPEGImages") if folder.is_dir() for path in sorted(folder.iterdir())
+    ]
+    videos = {}
+    for path in candidates:
+        inside = path.resolve().is_relative_to(root) and not path.name.startswith(".")
+        if inside and (path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else frame_files(path)):
+            videos[path.relative_to(root).as_posix()] = path
+    if not videos:
+        raise InputError(f"{root}: holds no videos; expected video files or folders of frames")
+    return videos
+
+
+def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Session"]:
+    """A function that opens the session of a video and loads the network when it is called first."""
+
+    @cache
+    def load() -> "VideoPredictor":
+        # Here, because importing PyTorch takes seconds; the page shows the video meanwhile.
+        from model.weights import weights_file
+        from predictor import VideoPredictor
+        from util.device import keep_freed_memory
+
+        predictor = VideoPredictor.load(weights_file(model), device, size=size)
+        keep_freed_memory(predictor.device)
+        return predictor
+
+    return lambda source: load().session(source)
+
+
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--video", type=Path, metavar="PATH", help="video file or folder of frames to open")
+    add("--root", type=Path, metavar="FOLDER", help="the page offers the videos in this folder, and nothing else")
+    add("--mask", nargs="+", metavar="FILE", help="masks of --video: of its first frame, or N:FILE for frame N, from 0")
+    workspace_help = "where masks, results and settings are kept (default: %(default)s)"
+    add("--workspace", type=Path, default=Path("output/annotate"), metavar="FOLDER", help=workspace_help)
+    model_help = "weights, as for eval_generic.py (default: saves/gsfm-small.pth)"
+    add("--model", type=Path, default=ROOT / "saves/gsfm-small.pth", metavar="FILE", help=model_help)
+    device_help = "auto: CUDA, else Apple's MPS, else the CPU"
+    add("--device", choices=get_args(DeviceName), default="auto", help=device_help)
+    size_help = "shorter side at inference (default: %(default)s); masks have the video's size; 240 is faster"
+    add("--size", type=int, default=480, metavar="N", help=size_help)
+    host_help = "address to listen on (default: %(default)s, which only this machine reaches)"
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help=host_help)
+    add("--port", type=int, default=8765, help="(default: %(default)s; 0: any free one)")
+    add("--no_browser", action="store_true", help="print the address, and do not open it")
+    args = parser.parse_args(arguments)
+    if not (args.video or args.root):
+        parser.error("expected --video PATH or --root FOLDER")
+    if args.mask and not args.video:
+        parser.error("--mask belongs to --video")
+    return args
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    if args.model.suffix and not args.model.is_file():  # without suffix: the name of published weights
+        raise InputError(f"{args.model}: no such file; expected weights for --model")
+    videos = list_videos(args.root) if args.root else {}
+    masks = {}
+    name = next(iter(videos), "")
+    if args.video:
+        name = next((name for name, path in videos.items() if path.resolve() == args.video.resolve()), args.video.name)
+        videos[name] = args.video
+        if args.mask:
+            masks[name] = parse_masks(args.mask)
+    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, args.size))
+    annotator.open(name)
+    try:
+        listening = socket.create_server(
+            (args.host, args.port), family=socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        )
+    except OSError as error:
+        raise InputError(f"--host {args.host} --port {args.port}: cannot listen there ({error.strerror})") from error
+    port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
+    guard = Guard(make_app(annotator), token, args.host, port)
+    if guard.is_open:
+        print(f"warning: --host {args.host}: others can reach this server; keep the token secret", file=sys.stderr)
+    shown = f"[{args.host}]" if ":" in args.host else args.host
+    address = f"http://{shown}:{port}/?token={token}"
+    print(f"annotate {name} at\n  {address}\n(Ctrl-C stops; everything is kept in {args.workspace})", flush=True)
+    if not args.no_browser:
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    server = uvicorn.Server(
+        uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
+    )
+    annotator.is_closing = lambda: server.should_exit
+    try:
+        server.run(sockets=[listening])
+    finally:
+        annotator.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The page and its requests, on Starlette."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from annotation.cut import cut
+from annotation.export import EXPORTS, export
+from annotation.project import DIRECTIONS, UNCERTAIN, OpenSession, Project
+from annotation.workspace import Workspace, read_user_mask
+from datasets.images import PALETTE
+from util.errors import InputError
+
+STATIC = Path(__file__).parent / "static"
+PING = 1  # seconds without news after which the connection is tested
+
+
+class Annotator:
+    """The videos that may be opened, the one that is open, and the pages that listen.
+
+    Args:
+        videos: what the page offers: name → file or folder.
+        masks: by name of the video, masks to take in, see `Workspace`.
+        folder: the workspace.
+    """
+
+    def __init__(
+        self,
+        videos: Mapping[str, Path],
+        masks: Mapping[str, Mapping[int, Path]],
+        folder: Path,
+        open_session: OpenSession,
+    ):
+        self.videos, self.masks, self.folder, self.open_session = videos, masks, folder, open_session
+        self.worker = ThreadPoolExecutor(1)
+        self.listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Queue[str]]] = set()
+        self.is_closing: Callable[[], bool] = lambda: False  # whether the server wants to end
+        self.name = ""  # of the open video
+        self._project: Project | None = None
+
+    @property
+    def project(self) -> Project:
+        if self._project is None:
+            raise HTTPException(409, "no video is open")
+        return self._project
+
+    def open(self, name: str) -> None:
+        """Open one of the videos. Raises `InputError` for one that cannot be read."""
+        workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
+        if self._project is not None:
+            self._project.close()
+        self._project, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
+
+    def publish(self, event: str, data: Mapping[str, Any]) -> None:
+        """Send an event to all pages; may be called from any thread."""
+        text = f"event: {event}\ndata: {json.dumps(data)}\n\n"
+        for loop, queue in list(self.listeners):
+            loop.call_soon_threadsafe(queue.put_nowait, text)
+
+    def close(self) -> None:
+        """Stop the worker after the frame that is being segmented."""
+        if self._project is not None:
+            self._project.close()
+        self.worker.shutdown(cancel_futures=True)
+
+
+def make_app(annotator: Annotator) -> Starlette:
+    """The application, without `annotation.guard.Guard`."""
+
+    def frame_of(request: Request) -> int:
+        index = request.path_params["frame"]
+        if index >= annotator.project.workspace.length:
+            raise HTTPException(404, f"there is no frame {index}")
+        return index
+
+    async def ids_of(request: Request) -> np.ndarray:
+        """The body as H×W uint8."""
+        size, body = annotator.project.workspace.size, await request.body()
+        if len(body) != size[0] * size[1]:
+            raise InputError(f"{len(body)} bytes; expected a mask of {size[0]}×{size[1]}, one byte per pixel")
+        return np.frombuffer(body, np.uint8).reshape(size)
+
+    def page(request: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    def state(request: Request) -> Response:
+        answer: dict[str, Any] = {"videos": list(annotator.videos), "video": annotator.name}
+        if annotator.name:
+            workspace = annotator.project.workspace
+            answer |= {"frames": workspace.length, "names": workspace.names, "size": workspace.size}
+            answer |= {"fps": float(workspace.fps), "palette": PALETTE.tolist(), "uncertain": UNCERTAIN}
+            answer |= {"exports": list(EXPORTS), **annotator.project.state()}
+        return JSONResponse(answer)
+
+    async def open_video(request: Request) -> Response:
+        name = (await request.body()).decode(errors="replace")
+        if name not in annotator.videos:  # the list is all there is: no path comes from outside
+            raise HTTPException(404, "no such video")
+        await run_in_threadpool(annotator.open, name)
+        return Response(status_code=204)
+
+    async def events(request: Request) -> Response:
+        listener = asyncio.get_running_loop(), asyncio.Queue[str]()
+
+        async def stream() -> AsyncIterator[str]:
+            annotator.listeners.add(listener)
+            try:
+                yield f"event: state\ndata: {json.dumps(annotator.project.state())}\n\n"
+                while not annotator.is_closing():
+                    try:
+                        yield await asyncio.wait_for(listener[1].get(), PING)
+                    except TimeoutError:
+                        yield ": ping\n\n"
+            finally:
+                annotator.listeners.discard(listener)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    def picture(request: Request) -> Response:
+        image = annotator.project.workspace.image(frame_of(request))
+        jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        return Response(jpeg.tobytes(), media_type="image/jpeg")
+
+    def get_mask(request: Request) -> Response:
+        ids = annotator.project.workspace.mask(frame_of(request), request.query_params.get("of", ""))
+        return Response(ids.tobytes(), media_type="application/octet-stream")
+
+    async def put_mask(request: Request) -> Response:
+        complete = request.query_params.get("complete") == "1"
+        await run_in_threadpool(annotator.project.annotate, frame_of(request), await ids_of(request), complete)
+        return Response(status_code=204)
+
+    def delete_mask(request: Request) -> Response:
+        annotator.project.annotate(frame_of(request), None)
+        return Response(status_code=204)
+
+    async def import_mask(request: Request) -> Response:
+        """A PNG → its ids, for the page to edit."""
+        body, size = await request.body(), annotator.project.workspace.size
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "mask.png")
+            path.write_bytes(body)
+            try:
+                ids = await run_in_threadpool(read_user_mask, path, size)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "the mask")) from error
+        return Response(ids.tobytes(), media_type="application/octet-stream")
+
+    async def cut_box(request: Request) -> Response:
+        try:
+            x0, y0, x1, y1 = map(int, request.query_params["box"].split(","))
+        except (KeyError, ValueError) as error:
+            raise InputError("expected box=x0,y0,x1,y1 in pixels") from error
+        frame, hints = frame_of(request), await ids_of(request)
+        image = await run_in_threadpool(annotator.project.workspace.image, frame)
+        mask = await run_in_threadpool(cut, image, (x0, y0, x1, y1), hints)
+        return Response(mask.astype(np.uint8).tobytes(), media_type="application/octet-stream")
+
+    async def put_object(request: Request) -> Response:
+        name = (await request.body()).decode(errors="replace")[:40]
+        await run_in_threadpool(annotator.project.name_object, object_of(request), name)
+        return Response(status_code=204)
+
+    def object_of(request: Request) -> int:
+        if not 1 <= request.path_params["id"] <= 255:
+            raise HTTPException(404, "expected an object from 1 to 254")
+        return request.path_params["id"]
+
+    def delete_object(request: Request) -> Response:
+        annotator.project.remove_object(object_of(request))
+        return Response(status_code=204)
+
+    def propagate(request: Request) -> Response:
+        direction, frame = request.query_params.get("direction"), request.query_params.get("frame", "")
+        if direction not in DIRECTIONS or not frame.isdecimal() or int(frame) >= annotator.project.workspace.length:
+            raise InputError(f"expected a frame, and a direction: {', '.join(DIRECTIONS)}")
+        annotator.project.propagate(int(frame), direction)
+        return Response(status_code=204)
+
+    def pause(request: Request) -> Response:
+        annotator.project.pause()
+        return Response(status_code=204)
+
+    def get_export(request: Request) -> Response:
+        workspace, name = annotator.project.workspace, request.path_params["name"]
+        if name not in EXPORTS or not workspace.frames_with_masks():
+            raise HTTPException(404, "there is no such export, or no mask yet")
+        path = export(workspace, name, workspace.folder / "exports" / workspace.name)
+        return FileResponse(path, filename=f"{workspace.name}-{name}")
+
+    def bad_input(request: Request, error: Exception) -> Response:
+        return Response(str(error), 400, media_type="text/plain")
+
+    routes = [
+        Route("/", page),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        Route("/api/state", state),
+        Route("/api/open", open_video, methods=["POST"]),
+        Route("/api/events", events),
+        Route("/api/frame/{frame:int}.jpg", picture),
+        Route("/api/mask/{frame:int}", get_mask),
+        Route("/api/mask/{frame:int}", put_mask, methods=["PUT"]),
+        Route("/api/mask/{frame:int}", delete_mask, methods=["DELETE"]),
+        Route("/api/import", import_mask, methods=["POST"]),
+        Route("/api/cut/{frame:int}", cut_box, methods=["POST"]),
+        Route("/api/object/{id:int}", put_object, methods=["PUT"]),
+        Route("/api/object/{id:int}", delete_object, methods=["DELETE"]),
+        Route("/api/propagate", propagate, methods=["POST"]),
+        Route("/api/pause", pause, methods=["POST"]),
+        Route("/api/export/{name}", get_export),
+    ]
+    return Starlette(routes=routes, exception_handlers={InputError: bad_input})
