@@ -143,6 +143,8 @@ def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[
         number, _, file = value.partition(":")
         if not (number.isascii() and number.isdecimal()):  # no number: a path, perhaps with a drive letter
             number, file = "0", value
+        if len(number) > 9:
+            raise InputError(f"--mask {value[:60]}: expected FILE or N:FILE with the number N of a frame")
         frame = int(number)
         if frame in by_frame:
             raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")

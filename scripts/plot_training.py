@@ -44,8 +44,8 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
         for entry in read_log(logs[0]):
             if "iteration" in entry:
                 for name in CURVES.keys() & entry.keys():
-                    curves[name][int(entry["iteration"])] = float(entry[name])
-    except (AttributeError, TypeError, ValueError) as error:  # also UnicodeDecodeError
+                    curves[name][entry["iteration"]] = float(entry[name])
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{logs[0]}: is not a training log ({error}); expected lines of names and numbers") from error
     if not any(curves.values()):
         raise InputError(f"{logs[0]}: no entries yet")
