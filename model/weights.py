@@ -206,7 +206,7 @@ def read_backbone(name: str, own: Mapping[str, torch.Tensor], files: list[Path])
         state = read_torch_file(path)
         if _is_state(state) and all(key in state and state[key].shape == shape for key, shape in needed.items()):
             state = _to_float32(state)
-            check_values(state, path)
+            check_values({key: state[key] for key in needed}, path)
             return state
     given = ", ".join(str(path) for path in files)
     raise InputError(f"{given}: no file holds the ImageNet weights of {name} in torchvision's names")

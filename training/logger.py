@@ -173,6 +173,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a training log ({error}); expected lines of names and numbers") from error
     for entry in entries:
-        if not isinstance(entry, dict) or type(entry.get("iteration", 0)) is not int:
+        iteration = entry.get("iteration", 0) if isinstance(entry, dict) else None
+        if type(iteration) is not int or not 0 <= iteration < 2**53:
             raise InputError(f"{path}: is not a training log; expected names and numbers, not {str(entry)[:60]}")
     return entries
