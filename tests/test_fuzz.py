@@ -243,7 +243,7 @@ def test_values_of_training_checkpoints(tmp_path, monkeypatch):
 
     def read() -> None:
         state.load(read_checkpoint(path), path)
-        parse_config(["--id", "run", "--load_model", str(path)])
+        parse_config(["--id", "run", "--stage", "0", "--load_model", str(path)])
         step()
         assert state.iteration >= 0 and state.position >= 0 and state.updates > 0
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from evaluation import label_map
+from inference_core import label_map
 
 
 def test_ties_go_to_the_background_and_then_to_the_first_object():
