@@ -8,6 +8,7 @@ from util.errors import InputError
 
 MAX_FRAMES = 25  # the shortest training video of DAVIS has as many; longer clips would repeat frames
 MAX_DEFORM = 4  # ±80° of rotation, ±40° of shear
+MAX_SYNTHETIC, MAX_CROP = 10**9, 16_000  # only keep slips of the keyboard from allocating without end
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class DataConfig:
             ("paste", stage or not self.paste, "in the video stages only, not in stage 0"),
             ("reveal", 0 <= self.reveal <= 1, "a probability, 0 to 1"),
             ("blur", 0 <= self.blur <= 1, "a probability, 0 to 1"),
-            ("synthetic", self.synthetic >= 0, "a number of clips, 0 for none"),
+            ("synthetic", 0 <= self.synthetic <= MAX_SYNTHETIC, f"a number of clips, 0 (none) to {MAX_SYNTHETIC}"),
             ("deform", 0 <= self.deform <= MAX_DEFORM, f"a factor, 0 to {MAX_DEFORM}"),
             ("num_frames", 2 <= self.num_frames <= MAX_FRAMES, f"2 (one given, one learned) to {MAX_FRAMES}"),
-            ("crop", self.crop >= 16 and self.crop % 16 == 0, "a multiple of 16"),
+            ("crop", 16 <= self.crop <= MAX_CROP and self.crop % 16 == 0, f"a multiple of 16, up to {MAX_CROP}"),
         ):
             if not valid:
                 raise InputError(f"--{flag} {getattr(self, flag)}: expected {expected}")

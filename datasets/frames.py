@@ -11,8 +11,12 @@ FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 def natural_order(name: str) -> tuple[list, str]:
     """Sort key for names of frames, without suffix: ``9`` comes before ``10``, and ``01`` before ``1``."""
-    pieces = re.split("([0-9]+)", name)  # text and digits alternate
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
+    pieces: list = re.split("([0-9]+)", name)  # text and digits alternate
+    for i, digits in enumerate(pieces):
+        if i % 2:  # compared by length and then by text, because `int` refuses more than 4300 digits
+            digits = digits.lstrip("0")
+            pieces[i] = len(digits), digits
+    return pieces, name
 
 
 def frame_files(folder: Path) -> list[str]:

@@ -146,6 +146,8 @@ def parse_masks(values: Iterable[str]) -> dict[int, Path]:
         number, _, file = value.partition(":")
         if not (number.isascii() and number.isdecimal()):  # no number: a path, perhaps with a drive letter
             number, file = "0", value
+        if len(number) > 9:
+            raise InputError(f"--mask {value[:60]}: expected FILE or N:FILE with the number N of a frame")
         frame = int(number)
         if frame in by_frame:
             raise InputError(f"--mask {value}: frame {frame} already has the mask {by_frame[frame]}")

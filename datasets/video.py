@@ -152,6 +152,10 @@ def frames_video(
     )
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+
+
 def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     """H×W×3 uint8, upright: phones store portrait videos as landscape."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
@@ -167,7 +171,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         raise InputError(f"{path}: no such file; expected a video")
     name = check_name(path.stem, path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
             stream = container.streams.video[0]
@@ -175,8 +179,12 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
             fps = stream.average_rate or Fraction(24)
             stated = stream.frames  # 0 where the format does not say
             estimate = stated or round((container.duration or 0) / av.time_base * fps)
-    except (av.FFmpegError, IndexError, StopIteration) as error:
-        reason = getattr(error, "strerror", None) or "no video in it"
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
+        if type(error) is MemoryError:
+            raise
+        reason = "no video in it" if isinstance(error, IndexError | StopIteration) else _reason(error)
         raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
 
     def check_end(length: int) -> None:
@@ -190,7 +198,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     def decode() -> Iterator[VideoFrame]:
         index = 0
         try:
-            with av.open(str(path)) as container:
+            with av.open(str(path), metadata_errors="replace") as container:
                 container.streams.video[0].thread_type = "AUTO"
                 for frame in container.decode(video=0):
                     image = upright_rgb(frame)
@@ -199,8 +207,12 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
                     mask = read_mask(masks[index]) if index in masks else None
                     yield make_frame(f"{index:05d}", image, mask, True, short_side)
                     index += 1
-        except av.FFmpegError as error:
-            raise InputError(f"{path}: frame {index} cannot be decoded ({error.strerror})") from error
+        except InputError:
+            raise
+        except Exception as error:
+            if type(error) is MemoryError:
+                raise
+            raise InputError(f"{path}: frame {index} cannot be decoded ({_reason(error)})") from error
         check_end(index)
         if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
             raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")

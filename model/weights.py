@@ -66,15 +66,43 @@ def write_torch_file(path: Path, contents: Any) -> None:
 
 
 def read_torch_file(path: Path) -> Any:
-    """``torch.load`` to the CPU with ``weights_only=True``. Raises `InputError` for any file that it does not read."""
+    """``torch.load`` to the CPU with ``weights_only=True``. Raises `InputError` for any file that it does not read.
+
+    Tensors are dense and of real numbers, each with an element of its own in the file.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; the error below says more
-            return torch.load(path, map_location="cpu", weights_only=True)
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+            _check_tensors(contents)
+            return contents
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected a checkpoint (.pth)") from error
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
         raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
+
+
+def _check_tensors(contents: Any) -> None:
+    """Raise ValueError for tensors, at any depth, that are not dense or claim more elements than the file holds."""
+    if isinstance(contents, dict):
+        contents = list(contents.values())
+    if isinstance(contents, list | tuple):
+        for item in contents:
+            _check_tensors(item)
+    elif isinstance(contents, torch.Tensor):
+        # Before anything else: most functions fail for other layouts, and sizes on the meta device cost nothing.
+        is_dense = contents.layout is torch.strided and contents.device.type == "cpu" and not contents.is_nested
+        if not is_dense or contents.is_quantized or contents.is_complex():
+            raise ValueError(f"{contents.layout} tensor of {contents.dtype} on {contents.device}")
+        if contents.nbytes > contents.untyped_storage().nbytes():
+            raise ValueError(f"tensor of {tuple(contents.shape)} in {contents.untyped_storage().nbytes()} bytes")
+
+
+def check_format(contents: dict, path: Path) -> None:
+    """Raise `InputError` unless ``contents`` have the `FORMAT` that this version reads."""
+    found = contents.get("format")
+    if type(found) is not int or found != FORMAT:
+        raise InputError(f"{path}: checkpoint format {str(found)[:20]!r}; this version reads {FORMAT}")
 
 
 class NetworkFile(NamedTuple):
@@ -90,8 +118,7 @@ def read_network_file(path: Path) -> NetworkFile:
     contents = read_torch_file(path)
     recommended = InferenceSettings()
     if isinstance(contents, dict) and "config" in contents and "network" in contents:
-        if contents.get("format") != FORMAT:
-            raise InputError(f"{path}: checkpoint format {contents.get('format')}; this version reads {FORMAT}")
+        check_format(contents, path)
         settings, state = contents["config"], contents["network"]
         if not (isinstance(settings, dict) and _is_state(state)):
             raise InputError(f"{path}: holds no settings, or no weights by name; {EXPECTED}")
@@ -129,10 +156,12 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
 
     Single-object weights (one mask channel) fit a multi-object network; the second mask channel starts as
     ``new_channel``: ``orthogonal`` to go on training, ``zero`` for evaluation.
-    Raises `InputError` that names tensors that are missing, unexpected, of another shape or with impossible values.
+    Raises `InputError` that names tensors that are missing, unexpected, of another shape or type, or with impossible
+    values.
     """
     if not _is_state(state):
         raise InputError(f"{path}: holds no weights by name; {EXPECTED}")
+    state = _to_float32(state)
     name = "value_encoder.backbone.conv1.weight"
     if name in state and name in own and state[name].shape == own[name][:, :-1].shape:
         state = state | {name: extend_input_channels(state[name], 1, new_channel)}
@@ -176,8 +205,9 @@ def read_backbone(name: str, own: Mapping[str, torch.Tensor], files: list[Path])
     for path in files:
         state = read_torch_file(path)
         if _is_state(state) and all(key in state and state[key].shape == shape for key, shape in needed.items()):
-            check_values(state, path)
-            return _to_float32(state)
+            state = _to_float32(state)
+            check_values({key: state[key] for key in needed}, path)
+            return state
     given = ", ".join(str(path) for path in files)
     raise InputError(f"{given}: no file holds the ImageNet weights of {name} in torchvision's names")
 

@@ -6,6 +6,7 @@ python scripts/plot_training.py saves/gsfm saves/gc --output curves.png --smooth
 
 import argparse
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from util.files import write_bytes
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+MAX_VALUE = 1e38  # of float32, in which training computes; matplotlib fails near the limit of float64
 CURVES = {
     "loss": "loss",
     "iou": "IoU on the training clips",
@@ -44,8 +46,10 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
         for entry in read_log(logs[0]):
             if "iteration" in entry:
                 for name in CURVES.keys() & entry.keys():
-                    curves[name][int(entry["iteration"])] = float(entry[name])
-    except (AttributeError, TypeError, ValueError) as error:  # also UnicodeDecodeError
+                    value = curves[name][entry["iteration"]] = float(entry[name])
+                    if MAX_VALUE < abs(value) < math.inf:  # infinity and NaN are gaps in a curve
+                        raise ValueError(f"{name} {value:g}")
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{logs[0]}: is not a training log ({error}); expected lines of names and numbers") from error
     if not any(curves.values()):
         raise InputError(f"{logs[0]}: no entries yet")

@@ -56,13 +56,13 @@ def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict
 def read_categories(meta: Path) -> dict[str, str]:
     """{'video id': category} from a YouTube-VOS meta.json. Raises `InputError`."""
     try:
-        videos = json.loads(meta.read_text())["videos"]
+        videos = json.loads(meta.read_text(encoding="utf-8"))["videos"]
         return {
-            f"{video} {object_id}": entry["category"]
+            f"{video} {object_id}": str(entry["category"])
             for video, content in videos.items()
             for object_id, entry in content["objects"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{meta}: expected YouTube-VOS's meta.json with a category for each object") from error
 
 

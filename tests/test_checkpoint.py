@@ -141,13 +141,33 @@ def test_sizes_that_do_not_match_allocate_nothing(tiny_network, tmp_path, monkey
     assert devices == {"meta"}
 
 
-@pytest.mark.parametrize("entry, value", [("network", [1]), ("network", {"a": 1}), ("config", 3)])
-def test_own_files_of_other_contents(tiny_network, tmp_path, entry, value):
+ODD_ENTRIES = {
+    "list": ("network", [1], "holds no settings, or no weights by name"),
+    "number": ("network", {"a": 1}, "holds no settings, or no weights by name"),
+    "no settings": ("config", 3, "holds no settings, or no weights by name"),
+    "future": ("format", 2, "checkpoint format '2'; this version reads 1"),
+    "odd format": ("format", torch.zeros(2), "checkpoint format 'tensor"),
+    "sparse": ("format", torch.zeros(2, 2).to_sparse(), "is not a checkpoint, or is damaged"),
+    "no data": ("network", {"a": torch.zeros(2, device="meta")}, "is not a checkpoint, or is damaged"),
+    "complex": ("network", {"a": torch.zeros(2, dtype=torch.complex64)}, "is not a checkpoint, or is damaged"),
+    "4 TB in 4 bytes": ("train", [{1: torch.zeros(1).expand(10**12)}], "is not a checkpoint, or is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", ODD_ENTRIES)
+def test_own_files_of_other_contents(tiny_network, tmp_path, what):
+    entry, value, message = ODD_ENTRIES[what]
     network = tiny_network()
     contents = {"format": 1, "config": dataclasses.asdict(network.config), "network": network.state_dict()}
     write_torch_file(tmp_path / "odd.pth", contents | {entry: value})
-    with pytest.raises(InputError, match="odd.pth"):
+    with pytest.raises(InputError, match=f"odd.pth: {message}"):
         load_network(tmp_path / "odd.pth")
+
+
+def test_weights_of_another_type_are_named(tiny_network, tmp_path):
+    state = {name: value.long() for name, value in tiny_network().state_dict().items()}
+    with pytest.raises(InputError, match="w.pth: .*conv1.weight is torch.int64 instead of torch.float32"):
+        load_weights(tiny_network(), state, tmp_path / "w.pth")
 
 
 def test_unknown_setting_is_named(tiny_network, tmp_path):

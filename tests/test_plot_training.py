@@ -29,6 +29,12 @@ def test_gaps_and_other_entries_are_skipped(tmp_path, capsys):
         ("5\n", [], "run_log.jsonl: is not a training log"),
         ('{"iteration": 1, "loss": null}\n', [], "run_log.jsonl: is not a training log"),
         ('{"iteration": "x", "loss": 1}\n', [], "run_log.jsonl: is not a training log"),
+        ('{"iteration": 1e999, "loss": 1}\n', [], "run_log.jsonl: is not a training log"),
+        (f'{{"iteration": 1, "loss": {10**400}}}\n', [], "run_log.jsonl: is not a training log"),
+        ('{"iteration": ' + "9" * 5000 + "}\n", [], "run_log.jsonl: is not a training log"),
+        ("[" * 10**5 + "\n", [], "run_log.jsonl: is not a training log"),
+        ('{"iteration": 1, "loss": 1e308}\n', [], "run_log.jsonl: is not a training log"),
+        (ENTRY, ["--output", "/"], "/: is not a regular file"),
         ("\udcff", [], "run_log.jsonl: is not a training log"),
     ],
 )

@@ -129,6 +129,7 @@ def test_damaged_results_are_segmented_again(tmp_path, evaluate):
         (record, b'{"made_with": 1, "files": 2}'),
         (record, bytes(100)),
         (record, record.read_bytes()[:-20]),
+        (png, b""),
         (png, good_png[:-20]),
         (png, bytes(len(good_png))),
         (png, good_png[:70] + bytes(len(good_png) - 70)),

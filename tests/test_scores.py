@@ -52,6 +52,7 @@ def test_statistics_of_any_length():
             expected = values[:end].mean() - values[begin:].mean()
         assert decay == pytest.approx(expected, abs=1e-9)
     assert statistics([0.25]) == (0.25, 0, 0)
+    assert statistics([0.5, 0.5]).recall == 0  # only what is above one half is recalled, as in the official program
 
 
 def test_boundary_by_hand():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from model.network import Network, load_weights
-from model.weights import FORMAT, read_torch_file, write_network_file
+from model.weights import check_format, read_torch_file, write_network_file
 from util.distributed import gather, rank
 from util.errors import InputError
 from util.repository import commit_hash
@@ -88,35 +89,61 @@ class TrainingState:
             if contents["config"].get(name, value) != value:
                 raise InputError(f"{path}: the run to resume has {name} {contents['config'][name]}, not {value}")
         load_weights(self.network, contents["network"], path)
+        self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
         try:
-            self.optimizer.load_state_dict(train["optimizer"])
+            self._load_moments(train["optimizer"], path)
             if train["scaler"] and self.scaler.is_enabled():  # a run without fp16 leaves it empty
-                self.scaler.load_state_dict(train["scaler"])
+                # Only what changes: the other values are this version's.
+                scale, tracker = float(train["scaler"]["scale"]), int(train["scaler"]["_growth_tracker"])
+                if not 0 < scale < math.inf:
+                    raise ValueError(f"loss scale {scale}")
+                self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": tracker})
             if self.average:
                 average = train.get("average") or {"network": contents["network"], "updates": 0}
-                self.average.load_state_dict(average["network"])
-                self.updates = average["updates"]
+                load_weights(self.average, average["network"], path)
+                self.updates = max(int(average["updates"]), 0)
             if rank() < len(train["rng"]):  # a process that is new to the run starts from the seed
                 rng = train["rng"][rank()]
                 torch.set_rng_state(rng["cpu"])
                 if "cuda" in rng and torch.cuda.is_available():
                     torch.cuda.set_rng_state(rng["cuda"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: is damaged, or of another version ({error!r})") from error
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path}: is damaged, or of another version ({error!r:.200})") from error
+
+    def _load_moments(self, stored: dict[str, Any], path: Path) -> None:
+        """Take up the optimiser's moments; its other settings are those of the recipe.
+
+        Raises `InputError` for moments of another shape, which fused Adam would write past, and for impossible values.
+        """
+        groups, moments = self.optimizer.state_dict()["param_groups"], {}
+        if [group["params"] for group in stored["param_groups"]] != [group["params"] for group in groups]:
+            raise ValueError("other groups of parameters: has --backbone_lr changed?")
         for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
-            moments = self.optimizer.state.get(parameter, {})
-            for name in ("exp_avg", "exp_avg_sq") if moments else ():
-                if getattr(moments.get(name), "shape", None) != parameter.shape:  # fused Adam would write past it
+            if index not in stored["state"]:  # it has had no gradient
+                continue
+            moments[index] = stored["state"][index]
+            for name, shape in (("step", ()), ("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)):
+                value = moments[index].get(name)
+                if not isinstance(value, torch.Tensor) or value.shape != shape or not value.is_floating_point():
                     raise InputError(f"{path}: the optimiser's {name} of parameter {index} does not fit the network")
-        self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
+                if not value.isfinite().all() or name != "exp_avg" and (value < 0).any():
+                    raise InputError(f"{path}: the optimiser's {name} of parameter {index} has impossible values")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Contents of a ``<id>_checkpoint.pth``. Raises `InputError` for another kind of file."""
     contents = read_torch_file(path)
-    if not isinstance(contents, dict) or "train" not in contents or contents.get("format") != FORMAT:
+    train = contents.get("train") if isinstance(contents, dict) else None
+    if not isinstance(train, dict) or not isinstance(contents.get("config"), dict):
         raise InputError(f"{path}: expected a <id>_checkpoint.pth to resume; for weights alone use --load_network")
+    check_format(contents, path)
     for name, entry_type in ENTRIES.items():
-        if type(contents["train"].get(name)) is not entry_type:
+        if type(train.get(name)) is not entry_type:
             raise InputError(f"{path}: its entry {name} is missing or no {entry_type.__name__}; it cannot be resumed")
+        lowest = -1 if name == "best" else 0
+        if entry_type in (int, float) and not lowest <= train[name] < 2**63:  # NaN is on neither side
+            raise InputError(f"{path}: its entry {name} is {train[name]:g}; expected at least {lowest}")
     return contents

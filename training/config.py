@@ -142,7 +142,7 @@ STAGES = {
 LIMITS = {
     **dict.fromkeys(("batch_size", "global_batch_size", "accumulate"), (1, 10**6)),
     **dict.fromkeys(("iterations", "log_every", "image_every", "checkpoint_every", "save_every"), (1, 10**9)),
-    **dict.fromkeys(("val_every", "warm_up"), (0, 10**9)),
+    **dict.fromkeys(("val_every", "warm_up", "start_warm", "end_warm"), (0, 10**9)),
     **dict.fromkeys(
         ("lr", "gamma", "weight_decay", "boundary_weight", "dice_weight", "backbone_lr"), (0, sys.float_info.max)
     ),
@@ -170,11 +170,8 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
     options: dict[str, Any] = {"prog": "train.py", "description": DESCRIPTION, "use_underscores": True}
     config = tyro.cli(OmitArgPrefixes[TrainConfig], args=arguments, default=_default(first), **options)
-    groups = (config, config.recipe, config.validation, config.records, config.machine)
-    values = {name: value for group in groups for name, value in vars(group).items()}
-    for name, (low, high) in LIMITS.items():
-        if values[name] is not None and not low <= values[name] <= high:  # NaN is on neither side
-            raise InputError(f"--{name} {values[name]}: expected a number from {low:g} to {high:g}")
+    for group in (config, config.recipe, config.validation, config.records, config.machine):
+        check_limits(group)
     if config.imagenet_blend and not config.load_network:
         raise InputError("--imagenet_blend: expected together with --load_network")
     config.data.check(config.stage)
@@ -184,6 +181,14 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     if not re.fullmatch(r"[\w+=@-][\w.+=@-]*", config.id):
         raise InputError(f"--id {config.id!r}: expected a name for a folder: letters, digits and _ . + = @ -")
     return config
+
+
+def check_limits(settings: object) -> None:
+    """Raise `InputError` for a field outside its `LIMITS`."""
+    for name, value in vars(settings).items():
+        low, high = LIMITS.get(name, (0, 0))
+        if name in LIMITS and value is not None and not low <= value <= high:  # NaN is on neither side
+            raise InputError(f"--{name} {value}: expected a number from {low:g} to {high:g}")
 
 
 def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -229,6 +234,11 @@ def _default(first: argparse.Namespace) -> TrainConfig:
         if not SAVED.keys() <= settings.keys():
             raise InputError(f"{path}: is of an earlier version; --load_network starts from its weights")
         groups = {name: from_plain(group, settings[name], path) for name, group in SAVED.items()}
+        try:
+            for group in groups.values():
+                check_limits(group)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     if first.model:
         network = replace(network, **PRESETS[first.model])
     if first.debug:

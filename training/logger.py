@@ -161,9 +161,19 @@ class TrainLogger:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``*_log.jsonl``; a line that was cut off by a kill is left out."""
+    """The entries of a ``*_log.jsonl``; a line that was cut off by a kill is left out.
+
+    Raises `InputError` unless each entry is a dict and its iteration, if it has one, a whole number.
+    """
     entries = []
-    for line in path.read_text().splitlines():
-        with suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not a training log ({error}); expected lines of names and numbers") from error
+    for entry in entries:
+        iteration = entry.get("iteration", 0) if isinstance(entry, dict) else None
+        if type(iteration) is not int or not 0 <= iteration < 2**53:
+            raise InputError(f"{path}: is not a training log; expected names and numbers, not {str(entry)[:60]}")
     return entries

@@ -164,8 +164,6 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
         state.load(read_checkpoint(config.load_model), config.load_model)
         if state.iteration >= recipe.iterations:
             raise InputError(f"{config.load_model}: already at iteration {state.iteration} of {recipe.iterations} (-i)")
-        for group in optimizer.param_groups:  # the command line may have changed it
-            group["weight_decay"] = recipe.weight_decay
     return state
 
 

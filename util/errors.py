@@ -4,6 +4,7 @@ import errno
 import functools
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,9 @@ class InputError(ValueError):
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
     """Wrap a program's ``main`` so that its errors end in one line on stderr and an exit code.
 
-    `InputError` and a full disk: 2; out of memory: 1; Ctrl-C: 130; a closed pipe (``| head``): 141, without a message.
-    A number that ``main`` returns is the exit code. Characters that the terminal cannot show are printed as escapes.
+    `InputError` and whatever the operating system refuses: 2; out of memory: 1; Ctrl-C: 130; a closed pipe
+    (``| head``): 141, without a message. A number that ``main`` returns is the exit code. Characters that the terminal
+    cannot show are printed as escapes, and so are line breaks in a message, such as those in file names.
     """
 
     @functools.wraps(main)
@@ -42,12 +44,16 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
             code = 141
             _discard_output()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            code, message = 2, f"error: {error.filename or 'output'} cannot be written ({error.strerror})"
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "cannot be written" if is_full else "cannot be used"
+            code, message = 2, f"error: {error.filename or 'output'} {what} ({error.strerror or error})"
             _discard_output()
+        except RuntimeError as error:
+            if not str(error).startswith("Symlink loop"):  # of `Path.resolve` before Python 3.13
+                raise
+            code, message = 2, f"error: {error}"
         if message:
-            print(message, file=sys.stderr)
+            print(re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found[0])[1:-1], message), file=sys.stderr)
         if code:
             sys.exit(code)
 

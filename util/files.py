@@ -18,7 +18,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises `InputError` if ``path`` is not a regular file (a folder, a device) or cannot be written.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = target.parent / f".{target.name}.tmp"  # the root folder has no name
     try:
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: is not a regular file; expected the name of a file to write")

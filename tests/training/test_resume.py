@@ -17,6 +17,7 @@ from tests.training.conftest import NETWORK
 from training import checkpoint
 from training.checkpoint import TrainingState, read_checkpoint
 from training.logger import read_log
+from training.run import stop_signals
 from util.errors import InputError
 
 
@@ -120,19 +121,58 @@ def test_moments_of_another_shape_are_refused(tiny_network, tmp_path):
     state.step(1e-3)
     state.save(path, {})
     contents = read_checkpoint(path)
-    contents["train"]["optimizer"]["state"][3]["exp_avg_sq"] = torch.zeros(1)
-    with pytest.raises(InputError, match="checkpoint.pth: the optimiser's exp_avg_sq of parameter 3 does not fit"):
-        state.load(contents, path)
-    contents["train"]["optimizer"] = {"state": {}, "param_groups": []}
-    with pytest.raises(InputError, match="checkpoint.pth: is damaged"):
-        state.load(contents, path)
+    good = contents["train"]["optimizer"]
+    moments = good["state"][3]
+    for name, value, message in (
+        ("exp_avg_sq", torch.zeros(1), "the optimiser's exp_avg_sq of parameter 3 does not fit"),
+        ("exp_avg", None, "the optimiser's exp_avg of parameter 3 does not fit"),
+        ("exp_avg_sq", -moments["exp_avg_sq"], "the optimiser's exp_avg_sq of parameter 3 has impossible values"),
+        ("step", torch.tensor(torch.nan), "the optimiser's step of parameter 3 has impossible values"),
+    ):
+        good["state"][3] = moments | {name: value}
+        with pytest.raises(InputError, match=f"checkpoint.pth: {message}"):
+            state.load(contents, path)
+    good["state"][3] = moments
+    for entry, value in (("optimizer", {"state": {}, "param_groups": []}), ("average", {"network": 3}), ("rng", [3])):
+        with pytest.raises(InputError, match="checkpoint.pth: (is damaged|holds no weights)"):
+            state.load(contents | {"train": contents["train"] | {entry: value}}, path)
+    state.load(contents, path)
 
 
-def test_damaged_checkpoint_is_named(tmp_path):
+NUMBERS = {"iteration": 1, "position": 2, "best": 0.5, "optimizer": {}, "rng": [], "settings": {}}
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (3, "expected a <id>_checkpoint.pth to resume"),
+        (NUMBERS | {"position": "2"}, "its entry position is missing or no int"),
+        (NUMBERS | {"iteration": True}, "its entry iteration is missing or no int"),
+        (NUMBERS | {"position": -1}, "its entry position is -1; expected at least 0"),
+        (NUMBERS | {"best": float("nan")}, "its entry best is nan; expected at least -1"),
+        (NUMBERS | {"rng": {}}, "its entry rng is missing or no list"),
+    ],
+)
+def test_damaged_checkpoint_is_named(tmp_path, train, message):
     path = tmp_path / "checkpoint.pth"
-    write_torch_file(path, {"format": 1, "config": {}, "network": {}, "train": {"iteration": 1, "position": "2"}})
-    with pytest.raises(InputError, match="checkpoint.pth: its entry position is missing or no int"):
+    write_torch_file(path, {"format": 1, "config": {}, "network": {}, "train": train})
+    with pytest.raises(InputError, match=f"checkpoint.pth: {message}"):
         read_checkpoint(path)
+    write_torch_file(path, {"format": 2, "config": {}, "network": {}, "train": NUMBERS})
+    with pytest.raises(InputError, match="checkpoint.pth: checkpoint format '2'"):
+        read_checkpoint(path)
+
+
+def test_second_stop_signal_does_not_wait():
+    """The first asks for a checkpoint; the handlers of before are back afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as stop_requested:
+        assert not stop_requested()
+        signal.raise_signal(signal.SIGINT)
+        assert stop_requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nothing_of_the_checkpoint_stays_in_memory(run, tmp_path, monkeypatch):

@@ -1,0 +1,83 @@
+"""Bad flags and files of all programs: one line on stderr, exit code 2, and nothing written."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval_generic
+import eval_youtube
+import train
+from model.network import save_network
+from scripts import check_masks, convert_checkpoint, make_synthetic, plot_training, resize_length, score
+from tests.conftest import make_network
+from tests.videos import blocks, own_data, write_first_mask, write_video
+
+LONG, DIGITS = "a" * 5000, "9" * 5000
+EVAL = ["--model", "model.pth", "--output", "out", "--device", "cpu"]
+VIDEO, FOLDER = [*EVAL, "--video", "clip.mp4", "--mask"], [*EVAL, "--data_path", "data"]
+YOUTUBE = [*EVAL, "--yv_path", "youtube", "--six_fps"]
+TRAIN = ["--id", "run", "--stage", "0", "--static_root", "data", "--saves", "out", "--device", "cpu"]
+SCORE = ["data/Annotations", "data/Annotations", "--all_frames"]
+
+CASES = [
+    (eval_generic, [*FOLDER, "--model", "a\nb.pth"], r"error: a\nb.pth: no such file"),
+    (eval_generic, [*FOLDER, "--model", LONG], "error: a"),
+    (eval_generic, [*FOLDER, "--data_path", LONG], "error: a"),
+    (eval_generic, [*FOLDER, "--output", "loop"], "loop"),
+    (eval_generic, [*FOLDER, "--output", "loop/below"], "loop"),
+    (eval_generic, [*FOLDER, "--size", DIGITS], "argument --size: "),
+    (eval_generic, [*FOLDER, "--top", "٣²"], "argument --top: "),
+    (eval_generic, [*VIDEO, f"{DIGITS}:mask.png"], "--mask 999"),
+    (eval_generic, [*VIDEO, f"1:{LONG}"], "error: a"),
+    (eval_generic, [*VIDEO, "mask.png\n"], r"error: mask.png\n: no such file"),
+    (eval_youtube, YOUTUBE, "meta.json: expected JSON of the form videos → objects → frames"),
+    (plot_training, ["log.jsonl", "--output", "out.png"], "log.jsonl: is not a training log"),
+    (plot_training, ["data", "--smooth", DIGITS], "argument --smooth: "),
+    (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: expected YouTube-VOS's meta.json"),
+    (score, [*SCORE, "--workers", "-1"], "--workers -1: expected at least one thread"),
+    (resize_length, ["loop", "out"], "loop: no such folder"),
+    (resize_length, ["data", "loop"], "loop"),
+    (resize_length, ["data", "out", "--size", "0"], "--size 0: expected at least one pixel"),
+    (resize_length, ["data", "out", "--workers", "-1"], "--workers -1: expected at least one thread"),
+    (make_synthetic, ["--output", "loop", "--num_frames", "2", "--num_videos", "1"], "loop"),
+    (make_synthetic, ["--output", "out", "--size", "0x0"], "0"),
+    (check_masks, ["data", "--fix", LONG], "error: a"),
+    (convert_checkpoint, ["model.pth", "loop"], "loop"),
+    (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "top_k=-1: expected at least 1"),
+    (train, [*TRAIN, "--static_root", LONG], "error: a"),
+    (train, [*TRAIN, "--load_network", "loop"], "loop: "),
+    (train, [*TRAIN, "--seed", "-1"], "--seed -1: expected"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("bad")
+    save_network(root / "model.pth", make_network())
+    own_data(root / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    write_video(root / "clip.mp4", 3, (48, 64))
+    write_first_mask(root / "mask.png", (48, 64))
+    (root / "youtube/valid").mkdir(parents=True)
+    for name in ("youtube/valid/meta.json", "deep.json"):
+        (root / name).write_text("[" * 10**5)
+    (root / "log.jsonl").write_text("[" * 10**5 + "\n")
+    (root / "seen.txt").write_text("a\n")
+    (root / "loop").symlink_to(root / "loop")
+    return root
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
+@pytest.mark.parametrize(("program", "flags", "message"), CASES, ids=str)
+def test_bad_input_is_one_line(files, monkeypatch, capsys, program, flags, message):
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        program.main(flags)
+    error = capsys.readouterr().err
+    lines = error.splitlines()
+    if "usage: " in error:  # argparse prints it before its line
+        lines = [line for line in lines if not line.startswith(("usage: ", " "))]
+    assert end.value.code == 2 and message in lines[-1] and len(lines) == 1, error
+    assert sorted(files.rglob("*")) == before and not os.path.lexists("out")
