@@ -25,7 +25,7 @@ TIMEOUT = 900  # seconds, after which a mutant counts as noticed
 
 
 class Mutant(NamedTuple):
-    """``old`` occurs once in ``file`` and is replaced by ``new``; ``tests``, names of files with spaces between them, run on it."""
+    """``old`` occurs once in ``file`` and is replaced by ``new``; then the test files, separated by spaces, run."""
 
     file: str
     tests: str
@@ -179,11 +179,11 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
 }
 
 
-def mutants(only: str) -> list[Mutant]:
-    """Those of the files whose names contain ``only``."""
+def mutants(only: list[str]) -> list[Mutant]:
+    """Those of the files whose names contain any of ``only``."""
     found = []
     for (file, tests), changes in TABLE.items():
-        if only in file:
+        if any(name in file for name in only):
             found += [Mutant(file, f"tests/{tests}", old, new) for old, new in changes.items()]
     return found
 
@@ -245,7 +245,7 @@ def tests_pass(tree: Path, tests: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="NAME", help="only files whose names contain this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="files whose names contain this")
     parser.add_argument("--check", action="store_true", help="only check that every changed line still exists")
     args = parser.parse_args(arguments)
     chosen = mutants(args.only)

@@ -69,7 +69,7 @@ def files(tmp_path_factory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
-@pytest.mark.parametrize(("program", "flags", "message"), CASES, ids=str)
+@pytest.mark.parametrize(("program", "flags", "message"), CASES, ids=range(len(CASES)))
 def test_bad_input_is_one_line(files, monkeypatch, capsys, program, flags, message):
     monkeypatch.chdir(files)
     before = sorted(files.rglob("*"))

@@ -26,7 +26,7 @@ from tests.conftest import make_network
 from tests.folders import make_youtube
 from tests.videos import blocks, picture, write_first_mask, write_video
 from training.checkpoint import TrainingState, read_checkpoint
-from training.config import parse_config
+from training.config import parse_config, restored_settings
 from training.logger import read_log
 from util.errors import InputError
 
@@ -243,7 +243,7 @@ def test_values_of_training_checkpoints(tmp_path, monkeypatch):
 
     def read() -> None:
         state.load(read_checkpoint(path), path)
-        parse_config(["--id", "run", "--stage", "0", "--load_model", str(path)])
+        restored_settings(loaded["contents"]["train"]["settings"], path)
         step()
         assert state.iteration >= 0 and state.position >= 0 and state.updates > 0
 

@@ -77,6 +77,15 @@ def test_a_short_write_is_an_error(tmp_path, limit):
     [
         ("return 3", "utf-8", 3, "", ""),
         ("raise InputError('file: expected')", "utf-8", 2, "", "error: file: expected"),
+        (
+            "raise InputError('a\\nb.png: ' + 'c' * 10**6)",
+            "utf-8",
+            2,
+            "",
+            rf"error: a\nb.png: {'c' * 491} … {'c' * 500}",
+        ),
+        ("raise FileNotFoundError(2, 'Not here', 'a')", "utf-8", 2, "", "error: a cannot be used (Not here)"),
+        ("raise RuntimeError('Symlink loop from a')", "utf-8", 2, "", "error: Symlink loop from a"),
         ("raise InputError('中.png: expected')", "cp1252", 2, "", r"error: \u4e2d.png: expected"),
         ("print('ä → \\udcff')", "cp1252", 0, r"ä \u2192 \udcff", ""),
         ("print('ä → \\udcff')", "ascii", 0, r"\xe4 \u2192 \udcff", ""),

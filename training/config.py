@@ -183,6 +183,17 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     return config
 
 
+def restored_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The groups that `TrainConfig.saved_settings` made the plain values of. Raises `InputError` for faulty ones."""
+    groups = {name: from_plain(group, settings.get(name), path) for name, group in SAVED.items()}
+    try:
+        for group in groups.values():
+            check_limits(group)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return groups
+
+
 def check_limits(settings: object) -> None:
     """Raise `InputError` for a field outside its `LIMITS`."""
     for name, value in vars(settings).items():
@@ -233,12 +244,7 @@ def _default(first: argparse.Namespace) -> TrainConfig:
             )
         if not SAVED.keys() <= settings.keys():
             raise InputError(f"{path}: is of an earlier version; --load_network starts from its weights")
-        groups = {name: from_plain(group, settings[name], path) for name, group in SAVED.items()}
-        try:
-            for group in groups.values():
-                check_limits(group)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        groups = restored_settings(settings, path)
     if first.model:
         network = replace(network, **PRESETS[first.model])
     if first.debug:

@@ -10,9 +10,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+MAX_LENGTH = 1000  # of a message, in characters
+
 
 class InputError(ValueError):
-    """Bad input. The message is one line that names the file or flag and says what was expected."""
+    """Bad input. The message is one line that names the file or flag and says what was expected.
+
+    Whatever it quotes: line breaks become escapes, and the middle of a very long message is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """``message`` with its control characters as escapes, and without its middle if it is very long."""
+    if len(message) > MAX_LENGTH:
+        message = f"{message[: MAX_LENGTH // 2]} … {message[-MAX_LENGTH // 2 :]}"
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found[0])[1:-1], message)
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
@@ -20,7 +35,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
 
     `InputError` and whatever the operating system refuses: 2; out of memory: 1; Ctrl-C: 130; a closed pipe
     (``| head``): 141, without a message. A number that ``main`` returns is the exit code. Characters that the terminal
-    cannot show are printed as escapes, and so are line breaks in a message, such as those in file names.
+    cannot show are printed as escapes.
     """
 
     @functools.wraps(main)
@@ -53,7 +68,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
                 raise
             code, message = 2, f"error: {error}"
         if message:
-            print(re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found[0])[1:-1], message), file=sys.stderr)
+            print(one_line(message), file=sys.stderr)
         if code:
             sys.exit(code)
 
