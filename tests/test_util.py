@@ -82,7 +82,7 @@ def test_a_short_write_is_an_error(tmp_path, limit):
             "utf-8",
             2,
             "",
-            rf"error: a\nb.png: {'c' * 491} … {'c' * 500}",
+            rf"error: a\nb.png: {'c' * 481} … {'c' * 490}",
         ),
         ("raise FileNotFoundError(2, 'Not here', 'a')", "utf-8", 2, "", "error: a cannot be used (Not here)"),
         ("raise RuntimeError('Symlink loop from a')", "utf-8", 2, "", "error: Symlink loop from a"),

@@ -26,7 +26,8 @@ class InputError(ValueError):
 def one_line(message: str) -> str:
     """``message`` with its control characters as escapes, and without its middle if it is very long."""
     if len(message) > MAX_LENGTH:
-        message = f"{message[: MAX_LENGTH // 2]} … {message[-MAX_LENGTH // 2 :]}"
+        kept = MAX_LENGTH // 2 - 10  # so that a prefix does not make it too long again
+        message = f"{message[:kept]} … {message[-kept:]}"
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found[0])[1:-1], message)
 
 
