@@ -30,7 +30,7 @@ from training.config import parse_config, restored_settings
 from training.logger import read_log
 from util.errors import InputError
 
-SECONDS = float(os.environ.get("VOS_TEST_FUZZ", 3))
+SECONDS = float(os.environ.get("VOS_TEST_FUZZ", 2))
 CASES = None if "VOS_TEST_FUZZ" in os.environ else 300  # at most, of each reader
 
 # What takes the place of a value in a checkpoint or a JSON file.
