@@ -1,12 +1,14 @@
 """Two launchers of two processes each, on this machine: they equal one, also where one dies and comes back."""
 
+import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -16,6 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 import eval_generic
 import evaluation
 import train
+import training.loop
 from datasets.images import write_image, write_mask
 from model.losses import compute_losses
 from tests.folders import frame, ids_at
@@ -80,36 +83,42 @@ def run_nodes(main: Callable, dying_main: Callable, arguments: list[str], meanwh
             node.kill()
 
 
-def die_at_call(number: int, function: Callable) -> Callable:
-    """``function``, but the whole node dies at its n-th call."""
-    calls = 0
-
-    def call(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            os.killpg(0, signal.SIGKILL)
-        return function(*arguments, **options)
-
-    return call
-
-
 def dying_train(arguments: list[str]) -> None:
-    with mock.patch.object(train, "compute_losses", die_at_call(3, compute_losses)):
+    """The node dies in its third iteration."""
+    iterations = 0
+
+    def dying_losses(*values: Any) -> dict[str, torch.Tensor]:
+        nonlocal iterations
+        iterations += 1
+        if iterations == 3:
+            os.killpg(0, signal.SIGKILL)
+        return compute_losses(*values)
+
+    with mock.patch.object(training.loop, "compute_losses", dying_losses):
         train.main(arguments)
 
 
 def dying_evaluation(arguments: list[str]) -> None:
-    """The first process of the node begins its second video, and the node dies."""
-    begin = evaluation._segment_to_files
+    """The node dies when a video is finished, whoever has segmented it."""
+
+    def dying_queue(items: Sequence) -> Iterator:
+        while not finished_videos(Path(arguments[-1])):
+            time.sleep(0.05)
+        os.killpg(0, signal.SIGKILL)
+        yield from items
+
     if os.environ["LOCAL_RANK"] == "0":
-        begin = die_at_call(2, begin)
-    with mock.patch.object(evaluation, "_segment_to_files", begin):
-        eval_generic.main(arguments)
+        mock.patch.object(evaluation, "as_free", dying_queue).start()
+    eval_generic.main(arguments)
+
+
+def finished_videos(output: Path) -> list[str]:
+    records = (output / ".records").glob("*.json")
+    return [path.stem for path in records if json.loads(path.read_bytes())["files"]]
 
 
 def test_training_goes_on_from_the_last_checkpoint(call, flags, tmp_path):
-    """The second node dies in iteration 3. Until then two nodes give the same bits as one, then the same up to rounding.
+    """The second node dies in iteration 3. Two nodes give the same bits as one until then, and the same numbers after.
 
     With more than two processes the first step of a start adds gradients in another order than later steps.
     """
@@ -137,13 +146,15 @@ def test_evaluation_keeps_finished_videos(tiny_weights, tmp_path):
     finished: dict[Path, int] = {}
 
     def remember() -> None:
-        finished.update((path, path.stat().st_mtime_ns) for path in (tmp_path / "two").glob("video*/00003.png"))
+        for video in finished_videos(tmp_path / "two"):
+            path = tmp_path / f"two/{video}/00003.png"
+            finished[path] = path.stat().st_mtime_ns
 
     arguments = ["--model", tiny_weights, "--data_path", tmp_path / "data", "--device", "cpu", "--output"]
     words = [str(word) for word in arguments]
     eval_generic.main([*words, str(tmp_path / "one")])
     run_nodes(eval_generic.main, dying_evaluation, [*words, str(tmp_path / "two")], remember)
-    assert finished and all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert finished and all(path.stat().st_mtime_ns == written for path, written in finished.items())
     results = [
         {path.relative_to(folder): path.read_bytes() for path in folder.glob("video*/*.png")}
         for folder in (tmp_path / "one", tmp_path / "two")
