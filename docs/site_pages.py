@@ -14,7 +14,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -36,7 +36,10 @@ def _linked(markdown: str, source: str) -> str:
     own_folder = folder.relative_to("docs") if folder.is_relative_to("docs") else PurePosixPath()
 
     def target(link: re.Match[str]) -> str:
-        path = normpath(f"{folder}/{link[1]}")
-        return relpath(OUTSIDE.get(path, path.removeprefix("docs/")), own_folder)
+        path = normpath(f"{folder}/{link[2]}")
+        page = OUTSIDE.get(path, path.removeprefix("docs/"))
+        if page == path and (ROOT / path).is_file():  # a file of the repository that has no page
+            return link[1]
+        return f"[{link[1]}]({relpath(page, own_folder)}{link[3] or ''})"
 
     return LINK.sub(target, markdown)
