@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Threads that wait do not spin, see util/__init__.py.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo annotate test lint format clean
+.PHONY: help setup demo annotate test lint format docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -51,6 +51,15 @@ lint: $(VENV)/.dev  ## ruff and mypy
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(VENV)/.docs: requirements-docs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation as a site in output/site; fails for a broken link or a docstring without shapes
+	$(BIN)/python scripts/check_docstrings.py
+	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache

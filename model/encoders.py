@@ -15,11 +15,18 @@ from model.weights import extend_input_channels, read_backbone
 from util.errors import InputError
 
 # Channels of f4, f8, f16.
-BACKBONE_DIMS = {"resnet50": (256, 512, 1024), "resnet18": (64, 128, 256)}
+BACKBONE_DIMS = {
+    "resnet50": (256, 512, 1024),
+    "resnet18": (64, 128, 256),
+    "resnet34": (64, 128, 256),
+    "resnet101": (256, 512, 1024),
+}
 # Type and numbers of the blocks of layer1, layer2, layer3.
 BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int]]] = {
     "resnet50": (Bottleneck, (3, 4, 6)),
     "resnet18": (BasicBlock, (2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6)),
+    "resnet101": (Bottleneck, (3, 4, 23)),
 }
 
 

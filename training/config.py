@@ -101,6 +101,8 @@ class TrainConfig:
     # from 0 to 1. Little video spoils these features for other videos; their mean keeps the best of both.
     imagenet_blend: float = 0.0
     load_model: Path | None = None  # Resume exactly from this <id>_checkpoint.pth.
+    # Resume from the run's own <id>_checkpoint.pth if there is one, else start: for launchers that restart the command.
+    resume: bool = False
     model: Preset = "gsfm"  # Preset of the network; sets the defaults of the network options.
     # Where the encoders of a new network start: imagenet (download), none, or .pth files with the ImageNet weights.
     pretrained: tuple[str, ...] = ("imagenet",)
@@ -170,6 +172,8 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
     options: dict[str, Any] = {"prog": "train.py", "description": DESCRIPTION, "use_underscores": True}
     config = tyro.cli(OmitArgPrefixes[TrainConfig], args=arguments, default=_default(first), **options)
+    if config.resume and first.load_model:
+        config = replace(config, load_model=first.load_model, load_network=None, imagenet_blend=0.0)
     for group in (config, config.recipe, config.validation, config.records, config.machine):
         check_limits(group)
     if config.imagenet_blend and not config.load_network:
@@ -209,6 +213,9 @@ def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--stage", type=int, choices=sorted(STAGES))
     parser.add_argument("--model", choices=list(PRESETS))
     parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--id", default="")
+    parser.add_argument("--saves", type=Path, default=TrainConfig.saves)
     source, batch, precision = (parser.add_mutually_exclusive_group() for _ in range(3))
     source.add_argument("--load_model", type=Path)
     source.add_argument("--load_network", type=Path)
@@ -220,6 +227,12 @@ def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]
         first, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from None
+    if first.resume:
+        if first.load_model:
+            raise InputError("--resume: not allowed with --load_model, which names the checkpoint itself")
+        checkpoint = first.saves / first.id / f"{first.id}_checkpoint.pth"
+        if checkpoint.is_file():
+            first.load_model, first.load_network = checkpoint, None
     return first, ["--amp=none" if text == "--no_amp" else text for text in arguments]
 
 

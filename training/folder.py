@@ -14,15 +14,17 @@ from util.errors import InputError
 
 
 def earlier_run(config: TrainConfig) -> list[Path]:
-    """Files of an earlier run of the same id that ``--overwrite`` replaces; none where that run is resumed.
+    """Files of an earlier run of the same id that this one replaces; none where that run is resumed.
 
+    ``--overwrite`` replaces any, ``--resume`` only those of a run that ended before its first checkpoint and weights.
     Raises `InputError` if there are some and the settings allow neither.
     """
     folder = config.saves / config.id
     files = [*folder.glob(f"{config.id}_*"), *folder.glob("tensorboard")]
     if config.load_model and config.load_model.resolve().parent == folder.resolve():
         return []
-    if files and not config.overwrite:
+    replaceable = config.overwrite or (config.resume and not any(path.suffix == ".pth" for path in files))
+    if files and not replaceable:
         raise InputError(
             f"{folder}: holds a run already; resume it with --load_model {folder}/{config.id}_checkpoint.pth, choose"
             " another --id, or replace it with --overwrite"

@@ -46,6 +46,8 @@ class Run:
         self.dataset = build_dataset(config.stage, config.data)
         self.replaced = earlier_run(config)
         self.state = build_state(config, device, self.precision)
+        if len(set(gather(self.state.iteration))) > 1:
+            raise InputError(f"{self.folder}: not the same on all machines; expected --saves on a shared file system")
         batch_size = config.clips_per_pass(world_size())
         self.clips_per_step = batch_size * recipe.accumulate * world_size()  # of all processes
         self.batches = clip_batches(

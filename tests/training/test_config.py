@@ -69,6 +69,22 @@ def test_resumed_run_keeps_its_settings(tmp_path):
         parse_config(["--id", "x", "--stage", "0", "--load_model", str(path)])
 
 
+def test_resume_starts_or_goes_on(tiny_network, tmp_path):
+    """The same command for the first start, from the weights of another run, and for all later ones."""
+    save_network(tmp_path / "s0.pth", tiny_network("stcn"))
+    flags = [*BASE, "--saves", str(tmp_path), "--resume", "--load_network", str(tmp_path / "s0.pth"), "--lr", "1e-3"]
+    first = parse_config([*flags, "--imagenet_blend", "0.5"])
+    assert first.load_network == tmp_path / "s0.pth" and first.load_model is None
+    path = tmp_path / "x/x_checkpoint.pth"
+    write_checkpoint(path, first)
+    (tmp_path / "s0.pth").unlink()
+    second = parse_config([*flags, "--imagenet_blend", "0.5"])
+    assert (second.load_model, second.load_network, second.imagenet_blend) == (path, None, 0)
+    assert second.network == first.network and second.recipe == first.recipe
+    with pytest.raises(InputError, match="--resume: not allowed with --load_model"):
+        parse_config([*BASE, "--resume", "--load_model", str(path)])
+
+
 def test_weights_bring_their_network(tiny_network, tmp_path):
     path = tmp_path / "s0.pth"
     network = tiny_network("stcn", single_object=True)

@@ -8,7 +8,8 @@ import torch
 
 from model.weights import write_torch_file
 from tests.training.conftest import NETWORK, ROOT
-from training.folder import run_folder
+from training.config import parse_config
+from training.folder import earlier_run, run_folder
 from training.logger import TrainLogger
 from util.errors import InputError
 
@@ -30,12 +31,24 @@ def test_existing_run_is_not_replaced(run, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "mine" / "mine_100.pth").exists()
 
 
+def test_resume_replaces_only_a_run_without_results(tmp_path):
+    """What died before its first checkpoint left a log; weights without a checkpoint are not to be lost."""
+    config = parse_config(["--id", "x", "--stage", "0", "--saves", str(tmp_path), "--resume"])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/x_log.jsonl").touch()
+    assert earlier_run(config) == [tmp_path / "x/x_log.jsonl"]
+    (tmp_path / "x/x_100.pth").touch()
+    with pytest.raises(InputError, match="holds a run already"):
+        earlier_run(config)
+
+
 def test_one_training_per_folder(tmp_path):
     """A second one is refused while the first lives; a killed one leaves the folder free."""
     code = f"""
 import sys, time
 from pathlib import Path
-from training.folder import run_folder
+from training.config import parse_config
+from training.folder import earlier_run, run_folder
 from training.logger import TrainLogger
 with run_folder(Path({str(tmp_path)!r}), []):
     print("held", flush=True)
