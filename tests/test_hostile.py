@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ import torch
 
 import eval_davis
 import eval_generic
-import train
 from datasets.images import read_image, write_mask
 from model.network import save_network
 from model.weights import read_network_file
@@ -28,14 +24,13 @@ from scripts import (
     resize_length,
     score,
 )
-from tests.folders import make_testdev, write_static, write_videos
+from tests.folders import make_testdev, write_videos
 from tests.videos import blocks, check_files, names, own_data, picture, write_video
 from training.config import Validation
 from training.validation import held_out_videos
 from util.errors import InputError
 
 SIZE = (32, 48)
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and devices")
 
 
@@ -203,33 +198,3 @@ def test_a_frame_to_paint_on_and_the_rate_of_an_overlay(tmp_path, evaluate):
         assert video.streams.video[0].average_rate == 12.5
     for rate in ("0", "-1", "nan", "1/0", "9" * 5000):
         assert evaluate(eval_generic, "--data_path", data, "--fps", rate)[0] == 2
-
-
-def test_processes_end_with_their_launcher(tmp_path):
-    write_static(tmp_path / "data/set", 8)
-    flags = (
-        "--id x --stage 0 --model gsfm-small --pretrained none --crop 32 -b 1 -i 100000 --device cpu --num_workers 0"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train.__file__]
-    paths = ["--static_root", tmp_path / "data", "--saves", tmp_path / "saves"]
-    with (tmp_path / "log").open("wb") as log:
-        launcher = subprocess.Popen([*launch, *flags.split(), *map(str, paths)], cwd=ROOT, stderr=log)
-    wait_for(lambda: (tmp_path / "saves/x/x_log.jsonl").exists())
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    try:
-        assert len(children) == 2
-        launcher.kill()
-        launcher.wait()
-        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-        assert "stopped at iteration" in (tmp_path / "log").read_text()
-    finally:
-        for child in children:
-            if Path(f"/proc/{child}").exists():
-                os.kill(int(child), signal.SIGKILL)
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
