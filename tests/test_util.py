@@ -105,8 +105,14 @@ def test_a_short_write_is_an_error(tmp_path, limit):
         ("raise MemoryError", "utf-8", 1, "", "error: out of memory"),
         ("raise RuntimeError('DefaultCPUAllocator: not enough memory')", "utf-8", 1, "", "error: out of memory"),
         ("raise InputError('a\\nb: expected')", "utf-8", 2, "", r"error: a\nb: expected"),
-        ("raise PermissionError(13, 'Permission denied', 'a/b')", "utf-8", 2, "", "error: a/b: Permission denied"),
-        ("open('x' * 5000)", "utf-8", 2, "", f"error: {'x' * 5000}: File name too long"),
+        (
+            "raise PermissionError(13, 'Permission denied', 'a/b')",
+            "utf-8",
+            2,
+            "",
+            "error: a/b cannot be used (Permission denied)",
+        ),
+        ("open('x' * 5000)", "utf-8", 2, "", f"error: {'x' * 5000} cannot be used (File name too long)"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(body, encoding, code, out, error):
