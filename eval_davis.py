@@ -7,6 +7,9 @@ Example, with the data in data/DAVIS/2017 as in data/README.md:
 Writes OUTPUT/VIDEO/00000.png, …: PNGs with the DAVIS palette and the object ids of the given mask.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 from eval_flags import run_davis
 from util.errors import exit_on_input_error
 

@@ -7,6 +7,9 @@ Example, with the data in data/DAVIS/2016 as in data/README.md:
 Writes OUTPUT/VIDEO/00000.png, …: grey PNGs, 0 background and 255 object.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 from eval_flags import run_davis
 from util.errors import exit_on_input_error
 

@@ -1,7 +1,9 @@
 """The flags that the eval scripts share. Needs no PyTorch, so that ``--help`` and faulty flags are answered at once."""
 
 import argparse
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import get_args
 
@@ -32,7 +34,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"
     model_help += " weights, such as stcn, that scripts/download_weights.py has downloaded"
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
-    output_help = "where to write the results; finished videos in it are skipped"
+    output_help = "where to write the results; videos and frames in it that an earlier run has finished are kept"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
     parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False})
     top_help = f"number of memory positions that each pixel reads (default {top_k})"
@@ -57,8 +59,12 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"
     add("--videos", type=_names, metavar="A,B", help=videos_help)
     add("--overwrite", action="store_true", help="segment finished videos again")
-    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 (24 frames/s for folders of frames) and a contact"
-    add("--overlay", action="store_true", help=f"{overlay_help} sheet, VIDEO.png")
+    changed_help = "segment videos again whose results were made with other settings, frames or masks"
+    add("--overwrite_changed", action="store_true", help=changed_help)
+    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 and a contact sheet, VIDEO.png"
+    add("--overlay", action="store_true", help=overlay_help)
+    fps_help = "frame rate of the overlay (default: the video's; 24 for folders of frames)"
+    add("--fps", type=_frame_rate, metavar="N", help=fps_help)
     return parser
 
 
@@ -69,6 +75,14 @@ def _names(text: str) -> list[str]:
         return read_names(Path(text))
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _frame_rate(text: str) -> Fraction:
+    number = "[0-9]{1,6}"
+    match = re.fullmatch(rf"{number}([.]{number})?|{number}/[1-9][0-9]{{0,5}}", text)
+    if not match or not 0.01 <= Fraction(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected frames per second, such as 25 or 30000/1001")
+    return Fraction(text)
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:

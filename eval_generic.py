@@ -13,10 +13,14 @@ is the mask of frame 30, counted from 0. If every frame has a mask, as in many d
 is then given once, and the other masks are the ground truth.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
+scripts/extract_frame.py saves a frame of a video file as a PNG to paint its mask on.
 Masks of all frames, for scores, are expected in my_videos/GroundTruth.
 Evaluation settings that the weights recommend are used unless flags say otherwise.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 import re
 import sys
 from pathlib import Path
@@ -51,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.data_path:
         videos = folder_videos(args.data_path, args.size, args.videos, args.first_masks)
     else:
-        check_is_file(args.video, "--video")
+        check_is_file(args.video, "a file for --video")
         for mask in args.mask:
-            check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "--mask")
+            check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "a file for --mask")
         # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
         video = args.video.absolute() if ":" in str(args.video) else args.video
         videos = video_with_masks(video, args.mask, args.size)

@@ -23,7 +23,7 @@ from model.weights import weights_file
 from scoring.folders import format_table, score_folders
 from util.device import divide_cores, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
-from util.errors import InputError
+from util.errors import InputError, print_error
 from util.files import check_is_file
 
 
@@ -35,7 +35,7 @@ def run(
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
     args.model = weights_file(args.model)
-    check_is_file(args.model, "--model")
+    check_is_file(args.model, "a file for --model")
     device = pick_device(args.device, local_rank())
     divide_cores(device)
     network = load_network(args.model, device)
@@ -68,7 +68,9 @@ def run(
             subfolder=subfolder,
             settings=settings,
             overlay=args.overlay,
+            fps=args.fps,
             overwrite=args.overwrite,
+            overwrite_changed=args.overwrite_changed,
             inputs=[args.model],
         )
 
@@ -106,7 +108,7 @@ def evaluate_and_report(
     )
     if rank() == 0:
         for name, message in failed.items():
-            print(f"error: {name}: {message}", file=sys.stderr)
+            print_error(f"error: {name}: {message}")
         earlier = f", {len(skipped)} already finished" if skipped else ""
         names = f": {', '.join(failed)}" if failed else ""
         print(f"{_count(len(segmented), 'video')} segmented{earlier}, {len(failed)} failed{names}")

@@ -10,6 +10,9 @@ the given masks and the size of the video. scripts/make_submission.py checks and
 Masks of all frames, for scores, are expected in valid/GroundTruth.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 from pathlib import Path
 
 from datasets.listing import youtube_videos

@@ -10,6 +10,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datasets.images import write_mask
+from datasets.images import read_mask, write_mask
 from datasets.video import Video
 from inference_core import FrameNetwork, InferenceCore
 from predictor import segment
 from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
 from results.writer import WriteBehind
-from util.device import is_out_of_memory
 from util.distributed import as_free, gather, rank, world_size
-from util.errors import InputError
+from util.errors import InputError, describe, is_out_of_memory
 from util.progress import progress_bar
 
 OUT_OF_MEMORY = "out of memory; a smaller --size, a larger --mem_every or --max_memory_frames needs less"
@@ -61,7 +61,9 @@ def evaluate(
     precision: torch.dtype = torch.float32,
     binary: bool = False,
     overlay: bool = False,
+    fps: Fraction | None = None,
     overwrite: bool = False,
+    overwrite_changed: bool = False,
     subfolder: str = "",
     settings: dict[str, Any],
     inputs: Iterable[Path] = (),
@@ -77,7 +79,9 @@ def evaluate(
         precision: autocast to this type unless it is float32 (`util.device.half_precision`).
         binary: write grey 0/255 PNGs instead of palette PNGs of object ids.
         overlay: also write ``output/overlay/<video>.mp4`` and ``.png`` (contact sheet).
-        overwrite: segment finished videos again instead of skipping them.
+        fps: frame rate of the overlay (default: the video's, 24 for a folder of frames).
+        overwrite: segment finished videos and frames again instead of skipping them.
+        overwrite_changed: do so where they were made with other settings, frames or masks, which else is an error.
         settings: JSON values on which the results depend besides these arguments, the frames and the masks.
         inputs: files and folders of masks that must not be replaced, besides those of the videos.
 
@@ -101,7 +105,8 @@ def evaluate(
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); expected a writable --output") from error
-    finished = [] if overwrite else [result.video.name for result in results if result.are_finished()]
+    candidates = [] if overwrite else results
+    finished = [result.video.name for result in candidates if result.are_finished(overwrite_changed)]
     finished = gather(finished)[0]  # all processes must agree
 
     remaining = [result for result in results if result.video.name not in finished]
@@ -116,39 +121,57 @@ def evaluate(
             try:
                 # Around all frames, because autocast caches the weights that it has cast.
                 with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-                    segmented[video.name] = _segment_to_files(core, result, device, binary, progress)
+                    kept = result.begin(overwrite)
+                    segmented[video.name] = _segment_to_files(core, result, device, binary, fps, kept, progress)
             except InputError as error:
                 failed[video.name] = str(error)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+            except Exception as error:
+                if is_out_of_memory(error):
+                    failed[video.name] = OUT_OF_MEMORY
+                elif isinstance(error, OSError):
+                    failed[video.name] = describe(error)
+                else:
                     raise
-                failed[video.name] = OUT_OF_MEMORY
-            except OSError as error:
-                failed[video.name] = f"{error.filename}: {error.strerror}"
             progress.end(video, segmented.get(video.name), len(remaining) - place)
     seconds = max(gather(sum(video.seconds for video in segmented.values())))
     return Outcome(dict(ChainMap(*gather(segmented))), finished, dict(ChainMap(*gather(failed))), seconds)
 
 
 def _segment_to_files(
-    core: InferenceCore, results: VideoResults, device: torch.device, binary: bool, progress: "_Progress"
+    core: InferenceCore,
+    results: VideoResults,
+    device: torch.device,
+    binary: bool,
+    fps: Fraction | None,
+    kept: set[str],
+    progress: "_Progress",
 ) -> Segmented:
-    """Segment one video. Raises `InputError` for a damaged frame and for files that cannot be written."""
+    """Segment one video, except for the frames that an earlier run has ``kept``.
+
+    Raises `InputError` for a damaged frame and for files that cannot be written.
+    """
     video = results.video
-    results.begin()
     frames, seconds, written = 0, 0.0, []
+
+    def write(name: str, ids: np.ndarray) -> None:
+        write_mask(results.png(name), ids, binary)
+        results.add(name)
+
     with ExitStack() as stack:
-        draw = stack.enter_context(overlay_writer(*results.overlay, video.fps)) if results.overlay else None
+        draw = stack.enter_context(overlay_writer(*results.overlay, fps or video.fps)) if results.overlay else None
         writer = stack.enter_context(WriteBehind())
-        segmented = stack.enter_context(closing(segment(core, video, device, all_frames=draw is not None)))
+        segmented = stack.enter_context(closing(segment(core, video, device, draw is not None, skip=kept)))
         for frame, ids, duration, _ in segmented:
             frames += 1
             seconds += duration
-            if ids is not None and frame.needed:
-                writer.put(write_mask, results.png(frame.name), ids, binary)
+            if frame.name in kept:
+                ids = read_mask(results.png(frame.name), check=False) if draw is not None else None
+                written.append(frame.name)
+            elif ids is not None and frame.needed:
+                writer.put(write, frame.name, ids)
                 written.append(frame.name)
             if ids is not None and draw is not None:
-                if 1 not in core.object_ids:  # 255 is a single object: draw it in the first colour, not the last
+                if binary or 1 not in core.object_ids:  # a single object
                     ids = np.where(ids == 255, np.uint8(1), ids)
                 writer.put(draw, frame.name, frame.original, ids)
             progress.frame(video, frames, seconds)

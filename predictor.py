@@ -6,7 +6,7 @@ for frame in predictor.segment("clip.mp4", {0: "first.png"}):
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -48,21 +48,29 @@ def segment(
     device: torch.device,
     all_frames: bool = False,
     complete: bool = False,
+    skip: Collection[str] = (),
 ) -> Generator[Segmentation, None, None]:
     """Run a video through the engine, frame by frame; all frames have results if ``all_frames``, else the needed ones.
 
-    ``complete``: see `InferenceCore.step`. Raises `InputError` for a damaged frame.
+    ``complete``: see `InferenceCore.step`. ``skip``: names of frames whose results are not needed after all; only
+    those that enter the memory are still segmented, which makes the results of the others the same bit for bit.
+    Raises `InputError` for a damaged frame, and for a result that is not finite.
     """
     with closing(iter(video)) as frames:
         for frame in frames:
             start = _now(device)
             image = torch.from_numpy(frame.image).to(device).permute(2, 0, 1).float() / 255
             mask = None if frame.mask is None else torch.from_numpy(frame.mask).to(device)
-            needed = frame.needed or all_frames
+            needed = (frame.needed or all_frames) and frame.name not in skip
             prob = core.step(image, mask, needed, complete)
             ids = None
             if needed and prob is not None:
                 ids = label_map(prob, frame.original.shape[:2], core.object_ids).cpu().numpy()
+                if not prob[0].sum().isfinite():  # a NaN in one channel is one in all
+                    raise InputError(
+                        f"frame {frame.name}: the network's output is not finite; expected weights that fit, and half"
+                        " precision (--amp) only where it does not overflow"
+                    )
             yield Segmentation(frame, ids, _now(device) - start, prob)
 
 

@@ -6,6 +6,9 @@
 `python train.py --stage 0 --help` lists every setting with its default; README, section Training.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 from collections.abc import Sequence
 
 from training.config import parse_config

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from util.errors import InputError
+from util.files import read_bytes
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -22,7 +23,8 @@ def natural_order(name: str) -> tuple[list, str]:
 def frame_files(folder: Path) -> list[str]:
     """File names of the images in a folder, if any, in natural order. `InputError` if two differ in suffix only."""
     suffixes: dict[str, str] = {}
-    for file in next(os.walk(folder), ("", [], []))[2]:  # as strings: BL30K's ten million `Path`s would take minutes
+    _, folders, files = next(os.walk(folder), ("", [], []))  # as strings: ten million `Path`s would take minutes
+    for file in folders + files:  # folders, to refuse those in the place of a frame
         stem, dot, suffix = file.rpartition(".")
         if (dot + suffix).lower() in FRAME_SUFFIXES and not file.startswith("."):
             if stem in suffixes:
@@ -58,10 +60,7 @@ def check_name(name: object, source: Path) -> str:
 
 def read_names(path: Path) -> list[str]:
     """The names in a text file, one per line, without blank lines and repetitions. Raises `InputError`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected names of videos, one per line") from None
+    lines = read_bytes(path, "names of videos, one per line").decode("utf-8-sig", errors="replace").splitlines()
     names = list(dict.fromkeys(check_name(line.strip(), path) for line in lines if line.strip()))
     if not names:
         raise InputError(f"{path}: the list is empty; expected names of videos, one per line")

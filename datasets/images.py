@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from util.errors import InputError
-from util.files import write_bytes
+from util.errors import InputError, is_out_of_memory
+from util.files import check_is_file, write_bytes
 
 # A mask with at least SEVERAL_IDS ids that are mostly outlines may have soft edges; with more than MANY_IDS, it has.
 SEVERAL_IDS, MANY_IDS = 4, 20
@@ -27,14 +27,15 @@ PALETTE = np.packbits(_BITS.reshape(256, 3, 3), axis=1)[:, 0]
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image without decoding it. Pillow's errors, also in the ``with`` block, become `InputError`."""
+    check_is_file(path, "an image")
     try:
         with Image.open(path) as image:
             yield image
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected an image") from error
     except Exception as error:  # Pillow raises many types for damaged files
+        if is_out_of_memory(error):
+            raise
         reason = str(error).replace(f"'{path}'", "file").partition("\n")[0] or type(error).__name__
         raise InputError(
             f"{path}: truncated, damaged or not an image ({reason}); expected a whole JPEG or PNG"
@@ -77,7 +78,7 @@ def check_mask_size(mask: Path, size: tuple[int, ...], frame: str, frame_size: t
         (height, width), (frame_height, frame_width) = size, frame_size
         raise InputError(
             f"{mask}: the mask is {width}×{height} pixels, but its frame {frame} is {frame_width}×{frame_height};"
-            " expected equal sizes"
+            f" expected equal sizes; {ADVICE}"
         )
 
 
@@ -122,11 +123,11 @@ def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, check: bool = True) -> np.ndarray:
     """H×W uint8 object ids as stored (palette index or grey level); a 0/255 mask keeps its 255.
 
-    Raises `InputError` for what cannot be object ids: colours, more than 8 bits, anti-aliased edges (255 beside other
-    ids, or several ids most of which are only outlines).
+    Raises `InputError` for what cannot be object ids: colours, more than 8 bits and, with ``check``, anti-aliased edges
+    (255 beside other ids, or several ids most of which are only outlines).
     """
     with _open(path) as image:
         if image.mode not in ("P", "L", "1"):
@@ -134,6 +135,8 @@ def read_mask(path: Path) -> np.ndarray:
                 f"{path}: is a {image.mode} image; expected a mask, an 8-bit palette or grey PNG; {ADVICE}"
             )
         ids = _upright(np.array(image).astype(np.uint8), _orientation(image))
+    if not check:
+        return ids
     found = np.flatnonzero(_areas(ids)[1:]) + 1
     if len(found) > 1 and 255 in found or len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
         shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"

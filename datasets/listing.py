@@ -13,7 +13,8 @@ import numpy as np
 from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
 from datasets.images import read_mask
 from datasets.video import FaultyVideo, Video, file_video, frames_video
-from util.errors import InputError
+from util.errors import InputError, describe
+from util.files import read_bytes
 from util.parallel import parallel_map
 
 LISTS = Path(__file__).parent / "lists"
@@ -46,7 +47,7 @@ def davis_videos(
     base = root if year == 2016 else root / ("test-dev" if split == "testdev" else "trainval")
     images, annotations = base / "JPEGImages/480p", base / "Annotations/480p"
     names = _select(davis_names(base, year, split), wanted, base)
-    for folder in (images, annotations, *(images / name for name in names)):
+    for folder in (images, annotations):
         check_folder(folder, f"DAVIS {year} in {root} (see data/README.md)")
 
     def read(path: Path) -> np.ndarray:
@@ -98,12 +99,12 @@ def youtube_videos(
 def read_meta(path: Path) -> dict[str, list[str]]:
     """{video: names of the frames wanted of it, in order} from a meta.json. Raises `InputError`."""
     try:
-        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        videos = json.loads(read_bytes(path, "YouTube-VOS's list of videos, objects and frames"))["videos"]
         empty: list[str] = []
         wanted = {n: sum((entry["frames"] for entry in v["objects"].values()), empty) for n, v in videos.items()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected YouTube-VOS's list of videos, objects and frames") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON of the form videos → objects → frames ({error!r})") from error
     return {
         check_name(name, path): sorted({check_name(frame, path) for frame in frames}, key=natural_order)
@@ -122,7 +123,8 @@ def folder_videos(
     images, annotations = root / "JPEGImages", root / "Annotations"
     for folder in (images, annotations):
         check_folder(folder, f"{root} to hold JPEGImages/VIDEO and Annotations/VIDEO")
-    names = sorted(path.name for path in images.iterdir() if path.is_dir() and path.name[0] != ".")
+    # Also broken links, to report them.
+    names = sorted(path.name for path in images.glob("[!.]*") if path.is_dir() or path.is_symlink())
     if not names:
         raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
 
@@ -177,7 +179,7 @@ def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> 
         except InputError as error:
             return FaultyVideo(name, short_side, str(error))
         except OSError as error:
-            return FaultyVideo(name, short_side, f"{error.filename}: cannot be read ({error.strerror})")
+            return FaultyVideo(name, short_side, describe(error))
 
     return parallel_map(attempt, names, "Looking at the videos")
 

@@ -18,6 +18,7 @@ from PIL import Image
 from datasets.frames import check_name
 from datasets.images import check_mask_size, image_size, read_image, read_mask
 from util.errors import InputError
+from util.files import check_is_file
 
 WORKERS = min(4, os.cpu_count() or 1)
 
@@ -167,8 +168,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     ``masks``: frame number, from 0 → mask file. Raises `InputError` unless the video opens, its
     first frame decodes and every mask fits it and holds an object.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a video")
+    check_is_file(path, "a video")
     name = check_name(path.stem, path)
     try:
         with av.open(str(path), metadata_errors="replace") as container:

@@ -5,6 +5,7 @@ Own format: ``{"format": 1, "config": {NetworkConfig fields}, "network": state d
 """
 
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import torch
 
 from model.config import PRESETS, InferenceSettings
 from util.errors import InputError
-from util.files import atomic_path
+from util.files import atomic_path, check_is_file
 from util.settings import from_plain
 
 FORMAT = 1
@@ -70,14 +71,17 @@ def read_torch_file(path: Path) -> Any:
 
     Tensors are dense and of real numbers, each with an element of its own in the file.
     """
+    check_is_file(path, "a checkpoint (.pth)")
     try:
+        if zipfile.is_zipfile(path):  # as torch has written them since 1.6, with checksums that it does not check
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} does not have its checksum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; the error below says more
             contents = torch.load(path, map_location="cpu", weights_only=True)
             _check_tensors(contents)
             return contents
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected a checkpoint (.pth)") from error
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
         raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
 

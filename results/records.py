@@ -1,13 +1,16 @@
 """The result files of each video, and the record that says how they were made and whether they are complete.
 
 The record of a video is ``output/.records/<video>.json``, outside the video's folder because benchmark servers expect
-nothing but PNGs there. It is written before the first frame, without files, and again after the last one. Files of a
-video that has any record are this program's own and may be deleted.
+nothing but PNGs there. It is written before the first frame, without files, and again after the last one; in between,
+``<video>.frames`` lists the finished frames, so that an interrupted run can go on. Files of a video that has any record
+are this program's own and may be deleted.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from datasets.video import Video
@@ -29,6 +32,7 @@ class VideoResults:
         if overlay:
             self.overlay = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
         self.record = output / ".records" / f"{video.name}.json"
+        self.journal = output / ".records" / f"{video.name}.frames"  # JSON lines: file, its checksum
         try:
             stats = [(path.name, path.stat()) for path in video.sources]
             frames = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
@@ -41,45 +45,80 @@ class VideoResults:
         """The mask of frame ``name``."""
         return self.folder / f"{name}.png"
 
-    def are_finished(self) -> bool:
+    def are_finished(self, overwrite_changed: bool = False) -> bool:
         """Whether all files are there as they were written. A damaged record or file counts as not finished.
 
-        Raises `InputError` if the files were made with other settings, frames or masks, or by another program.
+        Raises `InputError` if the files were made by another program, or with other settings, frames or masks; with
+        ``overwrite_changed`` the latter count as not finished.
         """
         if not self.record.exists() and any(self.folder.glob("*.png")):
             raise InputError(
                 f"{self.folder}: contains PNGs that are not results of this program;"
                 " expected --overwrite or another --output"
             )
-        try:
-            content = json.loads(self.record.read_bytes())
-            made_with, files = dict(content["made_with"]), dict(content["files"])
-            if not files or any(_sha256(self.output / name) != checksum for name, checksum in files.items()):
-                return False
-        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        made_with, files = self._read()
+        if not files or not all(map(self._is_intact, files, files.values())):
             return False
         different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
-        if different:
+        if different and not overwrite_changed:
             raise InputError(
                 f"{self.folder}: contains finished results of a run with different {', '.join(different)};"
                 " expected --overwrite or another --output"
             )
-        return self._files(self.video.outputs or ()).keys() <= files.keys()
+        return not different and self._files(self.video.outputs or ()).keys() <= files.keys()
 
-    def begin(self) -> None:
-        """Delete what earlier runs left, finished or not, so that none of it stays among the new files."""
+    def begin(self, overwrite: bool = False) -> set[str]:
+        """Names of the frames whose PNGs stay, because an interrupted run made them in the same way.
+
+        What else earlier runs left is deleted. With ``overwrite``, everything is.
+        """
+        kept = {} if overwrite else self._finished_frames()
         self._write({})
+        write_bytes(self.journal, b"".join(map(_line, kept, kept.values())))
+        own = {self.output / name for name in kept}
         for path in (*self.folder.glob("*.png"), *self.overlay):
-            path.unlink(missing_ok=True)
+            if path not in own:
+                path.unlink(missing_ok=True)
+        return {path.stem for path in own}
+
+    def add(self, name: str) -> None:
+        """Note that the PNG of frame ``name`` is complete."""
+        with self.journal.open("ab") as file:
+            file.write(_line(self.png(name).relative_to(self.output).as_posix(), _sha256(self.png(name))))
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
         files = self._files(names).items()
         self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})  # "": is not finished
+        self.journal.unlink(missing_ok=True)
+
+    def _finished_frames(self) -> dict[str, str]:
+        """The intact PNGs, and their checksums, of a run with the same settings, frames and masks."""
+        made_with, files = self._read()
+        if made_with != self.made_with:
+            return {}
+        for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
+            with suppress(ValueError, TypeError):  # the last line of a killed run
+                files |= [json.loads(line)]
+        pngs = {name: checksum for name, checksum in files.items() if (self.output / name).parent == self.folder}
+        return {name: checksum for name, checksum in pngs.items() if self._is_intact(name, checksum)}
+
+    def _read(self) -> tuple[dict, dict[str, str]]:
+        """``made_with`` and the files of the record; nothing if it is missing or damaged."""
+        try:
+            content = json.loads(self.record.read_bytes())
+            return dict(content["made_with"]), dict(content["files"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}, {}
+
+    def _is_intact(self, name: str, checksum: str) -> bool:
+        try:
+            return _sha256(self.output / name) == checksum
+        except OSError:
+            return False
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
-        paths = [*map(self.png, names), *self.overlay]
-        return {path.relative_to(self.output).as_posix(): path for path in paths}
+        return {path.relative_to(self.output).as_posix(): path for path in (*map(self.png, names), *self.overlay)}
 
     def _write(self, files: dict[str, str]) -> None:
         write_bytes(self.record, json.dumps({"made_with": self.made_with, "files": files}).encode())
@@ -105,8 +144,12 @@ def _identity(path: Path) -> object:
     try:
         stat = path.stat()
     except OSError:
-        return path.resolve()
+        return os.path.realpath(path)
     return stat.st_dev, stat.st_ino
+
+
+def _line(file: str, checksum: str) -> bytes:
+    return json.dumps([file, checksum]).encode() + b"\n"
 
 
 def _sha256(path: Path) -> str:

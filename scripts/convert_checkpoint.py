@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     advised = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
-    if args.target.resolve() == args.source.resolve():
-        raise InputError(f"{args.target}: is the source as well; expected another file to write")
+    if args.target.is_file():
+        raise InputError(f"{args.target}: exists; expected the name of a new file")
     settings, state, stored = read_network_file(args.source)
     recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":

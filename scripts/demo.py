@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
     output = short(args.output)
     clip, masks, plot = output / "clip", output / "masks", output / "scores.png"
-    common = ["--output", masks, "--overlay", "--overwrite", "--size", args.size]
+    common = ["--output", masks, "--overlay", "--overwrite_changed", "--size", args.size]
     segment = ["eval_generic.py", "--model", short(args.model), *common]
     chair = short(args.data) / "chair"
     if args.video:

@@ -5,6 +5,7 @@ python scripts/download_datasets.py davis2017
 """
 
 import argparse
+import os
 import shutil
 import sys
 import zipfile
@@ -81,7 +82,7 @@ def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
     contents, and if ``target`` already holds something of the same name. No entry can leave the staging folder:
     ``zipfile`` removes drives, leading slashes and ``..`` from names, and writes links as plain files.
     """
-    target = target.resolve()  # a link to another disk: unpack there
+    target = Path(os.path.realpath(target))  # a link to another disk: unpack there
     staging = target.parent / f".{target.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
     try:

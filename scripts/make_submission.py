@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.images import read_mask
 from datasets.listing import davis_videos, youtube_videos
 from util.errors import InputError, exit_on_input_error
-from util.files import atomic_path
+from util.files import atomic_path, check_is_file, check_output
 from util.parallel import parallel_map
 
 EPILOG = """
@@ -76,6 +76,7 @@ def open_submission(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
         names = [file.relative_to(path).as_posix() for file in path.rglob("*.*") if file.is_file()]
         own = (".records/", "overlay/")  # of the eval scripts
         return [name for name in names if not name.startswith(own)], lambda name: (path / name).read_bytes()
+    check_is_file(path, "a folder or a zip of masks")
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -133,6 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("valid", "test"), default="valid", help="of YouTube-VOS (default: valid)")
     args = parser.parse_args(arguments)
 
+    if args.output:
+        check_output(args.output, [args.masks], b".png")
     expected = expected_masks(args.dataset, args.data or DATA[args.dataset], args.split)
     names, read = open_submission(args.masks)
     present = sorted(expected.keys() & set(names))

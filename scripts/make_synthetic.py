@@ -150,8 +150,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--late: in DAVIS every object is there from frame 0 on; use --layout youtube or generic")
     if args.contact_sheet and args.contact_sheet.exists():
         parser.error(f"--contact_sheet {args.contact_sheet}: exists; expected the name of a new file")
-    if args.num_videos < 1 or args.num_frames < 2 or args.seed < 0:
-        parser.error("--num_videos must be at least 1, --num_frames at least 2 and --seed at least 0")
+    if not (1 <= args.num_videos <= 10**6 and 2 <= args.num_frames <= 10**6 and args.seed >= 0):
+        parser.error("expected --num_videos from 1 and --num_frames from 2 to a million, and --seed at least 0")
     return args
 
 

@@ -1,5 +1,6 @@
 """A plot of the scores of many videos: curves over time, and the best and the worst frame of each."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from datasets.frames import natural_order
 from datasets.images import PALETTE, draw_masks, read_image
 from scoring.folders import ObjectScore, Scores, read_objects
-from util.files import atomic_path
+from util.files import write_bytes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)
@@ -51,8 +52,9 @@ def plot_scores(scores: Scores, path: Path, images: Path | None = None) -> None:
             axes.imshow(_thumbnail(*scores.files[name][frame], images and images / name))
             axes.set_title(f"{word}: {frame}   J&F {100 * means[frame]:.1f}", loc="left", fontsize=9)
             axes.axis("off")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=80)
+    write_bytes(path, png.getvalue())
     plt.close(figure)
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.logger import read_log
 from util.errors import InputError, exit_on_input_error
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     axes[0].legend()
     first = args.runs[0]
     output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
+    check_output(output, [], b"Matplotlib")
     png = io.BytesIO()
     figure.savefig(png, dpi=110, format="png")
     write_bytes(output, png.getvalue())

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
         raise InputError(f"--size {args.size}: expected at least one pixel")
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; expected the images to resize")
-    if target.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{target}: lies in {source}; expected another place for the resized images")
     paths = sorted(path for path in source.rglob("[!.]*") if path.is_file())
     if not any(path.suffix.lower() in FRAME_SUFFIXES for path in paths):

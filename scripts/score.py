@@ -19,7 +19,7 @@ from datasets.frames import read_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, exit_on_input_error
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 
 EPILOG = """
 examples:
@@ -131,6 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
     if videos:
         videos = read_names(Path(videos)) if Path(videos).is_file() else videos.split(",")
     listed = set(read_names(args.seen)) if args.seen else set()
+    for output, mark in ((args.csv, b"J&F"), (args.json, b"J&F"), (args.plot, b"Matplotlib")):
+        if output:
+            check_output(output, [args.truth, args.prediction], mark)
     scores = score_folders(args.truth, args.prediction, videos, args.all_frames, args.workers)
     groups = seen_and_unseen(scores, listed, args.meta) if args.seen else {}
     print(format_table(scores, groups))

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from util import device
-from util.device import half_precision, is_out_of_memory, pick_device
+from util.device import half_precision, pick_device
+from util.errors import is_out_of_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +68,9 @@ def test_memory_that_ran_out_is_recognised():
     with pytest.raises(RuntimeError) as mistake:
         torch.ones(2) @ torch.ones(3)
     assert is_out_of_memory(allocation.value) and is_out_of_memory(MemoryError())
+    with pytest.raises(cv2.error) as image:
+        cv2.resize(np.zeros((1, 1), np.uint8), (2**30, 2**30))
+    assert is_out_of_memory(image.value)
     assert not is_out_of_memory(mistake.value)
 
 

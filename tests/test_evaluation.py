@@ -39,8 +39,9 @@ def test_davis_2017_gives_only_the_first_mask_and_needs_no_list(tmp_path, evalua
     for video in ("blackswan", "camel"):
         check_files(tmp_path / "out" / video, names(6), (40, 56), {1, 5, 254})
         np.testing.assert_array_equal(read_mask(tmp_path / "out" / video / "00000.png"), first)
-    code, _, error = evaluate(eval_davis, "--davis_path", tmp_path)
-    assert code == 2 and "480p/bike-packing: no such folder" in error
+    code, out, error = evaluate(eval_davis, "--davis_path", tmp_path)  # 28 videos of the official list are missing
+    assert code == 1 and "480p/bike-packing: no such folder" in error and error.count("\n") == 28
+    assert "2 already finished, 28 failed" in out
     code, _, error = evaluate(eval_davis, "--davis_path", tmp_path, "--videos", "camle")
     assert code == 2 and "has no video camle" in error
 

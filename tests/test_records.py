@@ -2,19 +2,26 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
 from functools import partial
 
+import av
+import numpy as np
 import pytest
 import torch
 
 import eval_generic
 import eval_program
 import eval_youtube
+import evaluation
 from datasets.images import read_mask, write_image, write_mask
 from inference_core import InferenceCore
 from model.network import save_network
 from tests.folders import make_youtube
 from tests.videos import blocks, check_files, names, own_data, picture, write_first_mask, write_video
+from util.files import _remove_leftovers
 
 
 def test_finished_videos_are_skipped_until_asked_otherwise(tmp_path, evaluate):
@@ -32,11 +39,16 @@ def test_finished_videos_are_skipped_until_asked_otherwise(tmp_path, evaluate):
     code, out, _ = evaluate(eval_generic, *run)
     assert code == 0 and "1 video segmented, 1 already finished" in out
     assert stamps("a") == before[0]
-    assert len(stamps("b")) == 6 and stamps("b")["00000.png"] > before[1]["00000.png"]
+    assert len(stamps("b")) == 6 and {name for name, stamp in before[1].items() if stamps("b")[name] != stamp} == {
+        "00003.png"
+    }
 
     write_mask(data / "Annotations/a/00000.png", blocks((32, 48), 2))
     code, _, error = evaluate(eval_generic, *run)
     assert code == 2 and f"{folder / 'a'}: contains finished results of a run with different masks;" in error
+
+    assert "1 video segmented, 1 already" in evaluate(eval_generic, *run, "--overwrite_changed")[1]
+    assert read_mask(folder / "a/00000.png").max() == 2
 
     (data / "JPEGImages/a/00005.jpg").unlink()
     assert evaluate(eval_generic, *run, "--overwrite", "--videos", "a")[0] == 0
@@ -59,13 +71,49 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
         patch.setattr(InferenceCore, "step", killed)
         code, _, error = evaluate(eval_generic, "--data_path", data, "--overlay")
     assert code == 130 and error.strip().endswith("interrupted")
-    left = tmp_path / "out/overlay/.b.mp4.tmp"
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    suffix = f"1.{killed.pid}@{platform.node()}.tmp"
+    left = tmp_path / f"out/overlay/.b.mp4.{suffix}"
     left.write_bytes(b"of the killed run")
-    for name in ("00002.png", ".00003.png.tmp", "00006.png"):
+    _remove_leftovers.cache_clear()  # as in another process
+    for name in ("00002.png", f".00003.png.{suffix}", "00006.png"):
         (tmp_path / "out/b" / name).write_bytes(b"of the killed run")
     code, out, _ = evaluate(eval_generic, "--data_path", data, "--overlay")
     assert code == 0 and "1 video segmented, 1 already finished" in out and not left.exists()
     check_files(tmp_path / "out/b", names(6), (32, 48), {1})
+
+
+@pytest.mark.parametrize("flags", [[], ["--include_last", "--overlay"], ["--memory", "global_context", "--amp"]])
+def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monkeypatch, flags):
+    """Bit for bit, wherever it stops, and without writing a mask again."""
+    monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
+    late = blocks((32, 48), 1, 7)
+    video = write_video(tmp_path / "clip.mp4", 14, (32, 48))
+    write_mask(tmp_path / "first.png", blocks((32, 48), 1))
+    write_mask(tmp_path / "late.png", np.where(late == 7, late, 0))
+    run = ["--video", video, "--mask", tmp_path / "first.png", f"5:{tmp_path / 'late.png'}", *flags]
+    assert evaluate(eval_generic, *run, "--output", tmp_path / "whole")[0] == 0
+    written, stops, write, progress = [], [5, 10, 11], evaluation.write_mask, evaluation._Progress.frame
+
+    def interrupted(self, video, frames, *args):
+        if frames in stops[:1]:
+            raise KeyboardInterrupt(stops.pop(0))
+        progress(self, video, frames, *args)
+
+    monkeypatch.setattr(evaluation, "write_mask", lambda path, *args: written.append(path.stem) or write(path, *args))
+    monkeypatch.setattr(evaluation._Progress, "frame", interrupted)
+    codes = [evaluate(eval_generic, *run)[0] for _ in range(4)]
+    assert codes == [130, 130, 130, 0] and sorted(written) == names(14)
+    pngs, whole = ({p.name: p.read_bytes() for p in (tmp_path / f / "clip").iterdir()} for f in ("out", "whole"))
+    assert pngs == whole and not list((tmp_path / "out").rglob("*.frames"))
+    if "--overlay" in flags:
+        frames = [
+            [f.to_ndarray() for f in av.open(str(tmp_path / f / "overlay/clip.mp4")).decode(video=0)]
+            for f in ("out", "whole")
+        ]
+        assert np.array_equal(*frames)
+    assert "1 already finished" in evaluate(eval_generic, *run)[1]
 
 
 def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypatch, tiny_network):

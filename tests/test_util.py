@@ -1,6 +1,8 @@
 """util/files.py and util/errors.py: what happens to files and exit codes when something fails."""
 
 import os
+import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,11 +55,30 @@ def test_a_link_keeps_its_place_and_only_regular_files_are_replaced(tmp_path):
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
-    own, other = tmp_path / ".a.tmp", tmp_path / ".b.tmp"
-    for path in (own, other):
+    """Not those of processes that may still be writing, also on other machines."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left, busy, foreign = (
+        tmp_path / f".{name}.1.{process}.tmp"
+        for name, process in (
+            ("a.png", f"{killed.pid}@{platform.node()}"),
+            ("b", f"{os.getppid()}@{platform.node()}"),
+            ("a", f"{killed.pid}@elsewhere"),
+        )
+    )
+    for path in (left, busy, foreign):
         path.write_bytes(b"half")
     write_bytes(tmp_path / "a", b"whole")
-    assert set(tmp_path.iterdir()) == {tmp_path / "a", other} and (tmp_path / "a").read_bytes() == b"whole"
+    assert set(tmp_path.iterdir()) == {tmp_path / "a", busy, foreign} and (tmp_path / "a").read_bytes() == b"whole"
+
+
+def test_two_processes_may_write_one_file(tmp_path):
+    path = tmp_path / "file"
+    body = f"for size in range(100): write_bytes(Path({str(path)!r}), bytes([65 + size % 2]) * 10**5)"
+    code = f"from pathlib import Path\nfrom util.files import write_bytes\n{body}"
+    writers = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [(b"", 0), (b"", 0)]
+    assert len(set(path.read_bytes())) == 1 and path.stat().st_size == 10**5 and list(tmp_path.iterdir()) == [path]
 
 
 @posix
@@ -91,12 +112,31 @@ def test_a_short_write_is_an_error(tmp_path, limit):
         ("print('ä → \\udcff')", "ascii", 0, r"\xe4 \u2192 \udcff", ""),
         ("raise KeyboardInterrupt", "utf-8", 130, "", "interrupted"),
         ("raise MemoryError", "utf-8", 1, "", "error: out of memory"),
+        ("raise RuntimeError('DefaultCPUAllocator: not enough memory')", "utf-8", 1, "", "error: out of memory"),
+        ("raise InputError('a\\nb: expected')", "utf-8", 2, "", r"error: a\nb: expected"),
+        (
+            "raise PermissionError(13, 'Permission denied', 'a/b')",
+            "utf-8",
+            2,
+            "",
+            "error: a/b cannot be used (Permission denied)",
+        ),
+        ("open('x' * 5000)", "utf-8", 2, "", f"error: {'x' * 5000} cannot be used (File name too long)"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(body, encoding, code, out, error):
     result = run(body, PYTHONIOENCODING=encoding)
     printed = [stream.decode(encoding).strip() for stream in (result.stdout, result.stderr)]
     assert [result.returncode, *printed] == [code, out, error]
+
+
+@posix
+@pytest.mark.parametrize(("program", "module"), [("train.py", "tyro"), ("eval_generic.py", "numpy")])
+def test_an_interrupt_during_the_imports_is_one_line(tmp_path, program, module):
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, program], cwd=ROOT, env=environment, capture_output=True)
+    assert result.returncode == -signal.SIGINT and result.stderr == b"interrupted\n"
 
 
 @posix

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from datasets.frames import list_frames
+from datasets.images import check_mask_size, image_size
 from datasets.listing import davis_names, find_davis
 from datasets.video import Video, frames_video
 from inference_core import InferenceCore
@@ -60,8 +61,11 @@ def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutV
         raise InputError(f"{masks}: {len(truth)} masks; expected one for every frame of the video, at least 3")
     introduced: dict[Path, list[int]] = {}  # mask → objects that first appear in it
     known = {0}
+    size = image_size(frames[0])
     for path in truth.values():
-        if new := sorted(set(np.unique(read_objects(path)).tolist()) - known):
+        ids = read_objects(path)
+        check_mask_size(path, ids.shape, path.stem, size)
+        if new := sorted(set(np.unique(ids).tolist()) - known):
             introduced[path] = new
             known.update(new)
     if not introduced.keys() & list(truth.values())[:-2]:

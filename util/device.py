@@ -90,14 +90,6 @@ def _bfloat16_pays() -> bool:
     return shortest[torch.bfloat16] < shortest[torch.float32]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on whatever device."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    # The CPU's and MPS's allocators raise plain RuntimeErrors.
-    return "DefaultCPUAllocator" in str(error) or "MPS backend out of memory" in str(error)
-
-
 def keep_freed_memory(device: torch.device) -> None:
     """Let this process reuse freed feature maps on the CPU instead of returning each to the operating system.
 

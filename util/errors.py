@@ -11,6 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 MAX_LENGTH = 1000  # of a message, in characters
+# What libraries say when memory has run out, besides MemoryError: PyTorch on every device, oneDNN, OpenCV, C++, libc.
+NO_MEMORY = (
+    *("out of memory", "DefaultCPUAllocator", "could not create a memory object", "Failed to allocate"),
+    *("Insufficient memory", "bad_alloc", os.strerror(errno.ENOMEM)),
+)
 
 
 class InputError(ValueError):
@@ -52,28 +57,43 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
                 print(end="", flush=True)  # stdout fails here, if it does, and not when the interpreter exits
         except InputError as error:
             code, message = 2, f"error: {error}"
-        except MemoryError as error:
-            code, message = 1, f"error: out of memory {error}".rstrip()
         except KeyboardInterrupt:
             code, message = 130, "interrupted"
         except BrokenPipeError:
             code = 141
             _discard_output()
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "cannot be written" if is_full else "cannot be used"
-            code, message = 2, f"error: {error.filename or 'output'} {what} ({error.strerror or error})"
+            code, message = 2, f"error: {describe(error)}"
             _discard_output()
-        except RuntimeError as error:
-            if not str(error).startswith("Symlink loop"):  # of `Path.resolve` before Python 3.13
+        except Exception as error:
+            if is_out_of_memory(error):
+                code, message = 1, "error: out of memory"
+            elif str(error).startswith("Symlink loop"):  # of `Path.resolve` before Python 3.13
+                code, message = 2, f"error: {error}"
+            else:
                 raise
-            code, message = 2, f"error: {error}"
         if message:
-            print(one_line(message), file=sys.stderr)
+            print_error(message)
         if code:
             sys.exit(code)
 
     return wrapper
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr, see `one_line`."""
+    print(one_line(message), file=sys.stderr)
+
+
+def describe(error: OSError) -> str:
+    """An error of the file system in one line."""
+    what = "cannot be written" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "cannot be used"
+    return f"{error.filename or 'output'} {what} ({error.strerror or error})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def _discard_output() -> None:

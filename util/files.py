@@ -1,28 +1,75 @@
-"""Files that are either complete or absent."""
+"""Files of others, which must be regular files, and own files, which are either complete or absent."""
 
+import functools
 import os
-from collections.abc import Iterator
+import platform
+import re
+import stat
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from util.errors import InputError
 
 
+def check_is_file(path: Path, expected: str) -> None:
+    """Raise `InputError`, saying what was ``expected``, unless ``path`` is a regular file or a link to one.
+
+    Everything that reads a file of others calls this first: to open a pipe may wait and to read a device last for ever.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise InputError(f"{path}: {reason}; expected {expected}") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise InputError(f"{path}: is {found}; expected {expected}")
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """The contents of a file of others. Raises `InputError`, see `check_is_file`, also if it cannot be read."""
+    check_is_file(path, expected)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+
+
+def check_output(path: Path, inputs: Iterable[Path], mark: bytes) -> None:
+    """Raise `InputError` if the file to write is an input, or is there already but was not made by the same program.
+
+    ``inputs``: files, and folders with all that is in them. ``mark``: is near the start of the program's own files.
+    """
+    target = Path(os.path.realpath(path))
+    for source in inputs:
+        if target.is_relative_to(os.path.realpath(source)):
+            raise InputError(f"{path}: is part of the input {source}; expected another file to write")
+    if target.is_file():
+        with target.open("rb") as file:
+            if mark not in file.read(4096):
+                raise InputError(f"{path}: exists and was not written by this program; expected another file to write")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside ``path``; what is written there replaces ``path`` when the block ends.
 
-    After an error or a kill, ``path`` is unchanged; the next write overwrites what a killed process left. Missing
-    parent folders are created, and a symbolic link is followed. Only one process may write a file at a time. The
-    temporary name ends in ``.tmp``, so libraries that choose the format by suffix have to be told the format.
+    After an error or a kill, ``path`` is unchanged. Temporary names are unique, so that several processes and threads
+    may write the same file: the last one wins. What a killed process left is removed by the next process that writes
+    to the folder. Missing parent folders are created, and a symbolic link is followed. The temporary name ends in
+    ``.tmp``, so libraries that choose the format by suffix have to be told the format.
     Raises `InputError` if ``path`` is not a regular file (a folder, a device) or cannot be written.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.parent / f".{target.name}.tmp"  # the root folder has no name
+    # Not `with_name`: the root folder has no name.
+    temporary = target.parent / f".{target.name}.{threading.get_native_id()}.{os.getpid()}@{platform.node()}.tmp"
     try:
-        if target.exists() and not target.is_file():
+        if os.path.lexists(target) and not target.is_file():  # a link that is left is part of a loop
             raise InputError(f"{path}: is not a regular file; expected the name of a file to write")
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent)
         yield temporary
         with temporary.open("rb+") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
@@ -44,8 +91,23 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def check_is_file(path: Path, flag: str) -> None:
-    """Raise `InputError` for a folder, pipe or device; a missing file is reported by whatever reads it."""
-    if path.exists() and not path.is_file():
-        found = "a folder" if path.is_dir() else "not a regular file"
-        raise InputError(f"{path}: is {found}; expected a file for {flag}")
+@functools.cache  # once per process and folder: folders of results are large
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that processes of this machine left in ``folder`` when they were killed."""
+    own = re.compile(rf"\..+\.([0-9]+)@{re.escape(platform.node())}\.tmp")
+    for path in folder.iterdir():
+        if (match := own.fullmatch(path.name)) and not _is_running(int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # has no signal 0, but refuses to remove files that are open
+        return pid == os.getpid()
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # runs, and belongs to somebody else
+        return True
+    return True

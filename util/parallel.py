@@ -18,6 +18,8 @@ from util.progress import progress_bar
 # instead of being returned to the kernel and faulted in again: scoring takes a fifth less time.
 np.empty(16 << 20, np.uint8)
 
+MAX_WORKERS = 1024
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,10 +35,10 @@ def parallel_map(
     """``[function(item) for item in items]`` on ``workers`` threads (None: one for each core).
 
     The first exception is raised at once, and items that have not been started are dropped. ``label``: text before the
-    progress bar. Raises `InputError` for ``workers`` below 1.
+    progress bar. Raises `InputError` for ``workers`` out of range.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers}: expected at least one thread")
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise InputError(f"--workers {workers}: expected 1 to {MAX_WORKERS} threads")
     items, results = list(items), []
     with ThreadPoolExecutor(workers or cpu_count()) as pool, progress_bar(len(items), f"{label}: ") as bar:
         try:

@@ -1,0 +1,38 @@
+"""Save a frame of a video as a PNG, to paint its mask on.
+
+python scripts/extract_frame.py clip.mp4 first.png
+python scripts/extract_frame.py clip.mp4 later.png --frame 30
+"""
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.images import write_image
+from datasets.video import file_video
+from util.errors import InputError, exit_on_input_error
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path, help="any video that FFmpeg reads")
+    parser.add_argument("output", type=Path, help="new PNG, of the size that the mask must have")
+    parser.add_argument("--frame", type=int, default=0, metavar="N", help="its number, from 0 (default: 0)")
+    args = parser.parse_args(arguments)
+    if args.output.suffix.lower() != ".png" or args.output.exists():
+        raise InputError(f"{args.output}: expected the name of a new PNG")
+    if not 0 <= args.frame < 10**9:
+        raise InputError(f"--frame {args.frame}: expected a number of a frame, from 0")
+    frame = next(islice(file_video(args.video, {}, sys.maxsize), args.frame, None), None)
+    if frame is None:
+        raise InputError(f"{args.video}: ends before frame {args.frame}")
+    write_image(args.output, frame.original)
+    print(f"{args.output}: frame {args.frame} of {args.video}")
+
+
+if __name__ == "__main__":
+    main()
