@@ -189,7 +189,7 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
 
 def restored_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """The groups that `TrainConfig.saved_settings` made the plain values of. Raises `InputError` for faulty ones."""
-    groups = {name: from_plain(group, settings.get(name), path) for name, group in SAVED.items()}
+    groups: dict[str, Any] = {name: from_plain(group, settings.get(name), path) for name, group in SAVED.items()}
     try:
         for group in groups.values():
             check_limits(group)
