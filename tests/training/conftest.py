@@ -24,7 +24,9 @@ if sys.platform == "win32":
     CONTEXT = multiprocessing.get_context("spawn")
 else:
     CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train", "tests.training.conftest"])
+# What a training imports late is named, too; the optimiser imports torch._dynamo.
+LATE = ["training.loop", "torch._dynamo", "torch.utils.tensorboard"]
+CONTEXT.set_forkserver_preload([*LATE, "tests.training.conftest"])
 
 
 @pytest.fixture(scope="session")

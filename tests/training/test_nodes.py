@@ -72,11 +72,11 @@ def run_nodes(main: Callable, dying_main: Callable, arguments: list[str], meanwh
             nodes.append(second)
             second.start()
             if second_main is dying_main:
-                second.join(120)
+                second.join(300)
                 assert second.exitcode == -signal.SIGKILL
                 meanwhile()
         for node in (first, second):
-            node.join(120)
+            node.join(300)
             assert node.exitcode == 0
     finally:
         for node in nodes:
