@@ -55,10 +55,12 @@ def test_faulty_flags_for_a_video_file_are_one_line(tmp_path, evaluate):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
 def test_a_pipe_is_not_a_file(tmp_path, evaluate):
-    os.mkfifo(tmp_path / "pipe")
-    for flags in (["--video", tmp_path / "pipe", "--mask", "m.png"], ["--video", "v.mp4", "--mask", tmp_path / "pipe"]):
+    pipe, video = tmp_path / "pipe", tmp_path / "v.mp4"
+    os.mkfifo(pipe)
+    video.touch()
+    for flags in (["--video", pipe, "--mask", "m.png"], ["--video", video, "--mask", pipe]):
         code, _, error = evaluate(eval_generic, *flags)
-        assert code == 2 and f"{tmp_path / 'pipe'}: is not a regular file; expected a file for --" in error
+        assert code == 2 and f"{pipe}: is not a regular file; expected a file for --" in error
 
 
 def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatch):

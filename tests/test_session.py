@@ -70,7 +70,7 @@ def test_both_directions_mirror_each_other(tiny_network):
             other.annotate(12 - index, mask(1, shift=index))
         one.propagate()
         other.propagate()
-        assert (results(one) != results(other)[::-1]).mean() < 1e-3  # ties, and probabilities kept in 8 bits
+        assert (results(one) != results(other)[::-1]).mean() < 5e-3  # ties, and probabilities kept in 8 bits
 
 
 @every_memory
