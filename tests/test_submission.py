@@ -133,7 +133,7 @@ def test_each_fault_is_one_line(tmp_path, submit, dataset, fault):
 
 def test_what_cannot_be_read_at_all(tmp_path, data, capsys):
     (tmp_path / "text.zip").write_text("no zip")
-    for name in ("text.zip", "nothing.zip"):
+    for name, message in (("text.zip", "cannot be read"), ("nothing.zip", "no such file")):
         with pytest.raises(SystemExit) as end:
             make_submission.main(["davis2017-testdev", f"{tmp_path}/{name}", "--data", f"{data}/davis2017-testdev"])
-        assert end.value.code == 2 and f"{name}: cannot be read" in capsys.readouterr().err
+        assert end.value.code == 2 and f"{name}: {message}" in capsys.readouterr().err
