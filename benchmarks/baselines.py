@@ -61,7 +61,7 @@ class LastValue:
     def __init__(self, reserve: int = 0):
         self.value = torch.empty(0)
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False, **options: Any) -> None:
         self.value = value
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
