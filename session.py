@@ -206,7 +206,7 @@ class Session:
         return True
 
     def next_frame(self) -> int:
-        """The frame that is most worth a mask: one of low confidence that looks unlike the user frames.
+        """The frame that is most worth a mask: of low confidence, unlike the user frames and far from them.
 
         Raises `InputError` if there is none left, or no result yet.
         """
@@ -217,7 +217,9 @@ class Session:
         looks, given = (torch.stack([self._looks[index] for index in indices]) for indices in (left, known))
         novelty = torch.cdist(looks, given).amin(1).tolist()
         doubt = [1 - min(self._results[index].confidence.values(), default=0.0) for index in left]
-        return max(zip(doubt, novelty, left, strict=True), key=lambda item: item[0] * item[1])[2]
+        distance = [min(abs(index - given) for given in self._user_frames) for index in left]
+        worth = [d * n * frames for d, n, frames in zip(doubt, novelty, distance, strict=True)]
+        return left[worth.index(max(worth))]
 
     # Spans and what they are made from.
 
