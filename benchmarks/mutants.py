@@ -45,7 +45,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "soft_aggregate(torch.sigmoid(mask_logits) * valid)": "soft_aggregate(torch.sigmoid(mask_logits))",
         "return (image - self.mean) / self.std": "return image - self.mean",
     },
-    ("model/tensor.py", "test_inference.py"): {
+    ("model/tensor.py", "test_label_map.py tests/test_inference.py"): {
         "-height % multiple, -width % multiple": "-height % multiple, -height % multiple",
         "x[..., top : height - bottom, left : width - right]": "x[..., bottom : height - top, left : width - right]",
     },
