@@ -8,6 +8,9 @@
 eval_generic.py, whose Annotations are taken in. docs/ANNOTATE.md shows how to go from a clip to masks.
 """
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import secrets
 import socket

@@ -4,7 +4,6 @@ A video of a data set that is faulty is listed as a `FaultyVideo`. All else that
 `InputError`: folders, lists, and a video file or its masks.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from datasets.frames import check_folder, check_name, list_frames, natural_order
 from datasets.images import read_mask
 from datasets.video import FaultyVideo, Video, file_video, frames_video
 from util.errors import InputError, describe
-from util.files import read_bytes
+from util.files import read_json
 from util.parallel import parallel_map
 
 LISTS = Path(__file__).parent / "lists"
@@ -99,12 +98,12 @@ def youtube_videos(
 def read_meta(path: Path) -> dict[str, list[str]]:
     """{video: names of the frames wanted of it, in order} from a meta.json. Raises `InputError`."""
     try:
-        videos = json.loads(read_bytes(path, "YouTube-VOS's list of videos, objects and frames"))["videos"]
+        videos = read_json(path, "YouTube-VOS's list of videos, objects and frames")["videos"]
         empty: list[str] = []
         wanted = {n: sum((entry["frames"] for entry in v["objects"].values()), empty) for n, v in videos.items()}
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected JSON of the form videos → objects → frames ({error!r})") from error
     return {
         check_name(name, path): sorted({check_name(frame, path) for frame in frames}, key=natural_order)

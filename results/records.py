@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets.video import Video
 from util.errors import InputError
-from util.files import write_bytes
+from util.files import read_bytes, read_json, write_bytes
 
 
 class VideoResults:
@@ -106,15 +106,15 @@ class VideoResults:
     def _read(self) -> tuple[dict, dict[str, str]]:
         """``made_with`` and the files of the record; nothing if it is missing or damaged."""
         try:
-            content = json.loads(self.record.read_bytes())
+            content = read_json(self.record, "a record")
             return dict(content["made_with"]), dict(content["files"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return {}, {}
 
     def _is_intact(self, name: str, checksum: str) -> bool:
         try:
             return _sha256(self.output / name) == checksum
-        except OSError:
+        except InputError:
             return False
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
@@ -153,4 +153,4 @@ def _line(file: str, checksum: str) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, "a file")).hexdigest()

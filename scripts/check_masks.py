@@ -5,23 +5,28 @@ python scripts/check_masks.py my_videos --fix my_videos_fixed
 python scripts/check_masks.py --video clip.mp4 --mask first.png 30:later.png --fix masks_fixed
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import itertools
 import re
 import shutil
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from datasets.frames import list_frames
 from datasets.images import PALETTE, image_size, read_mask, write_mask
 from util.errors import InputError, exit_on_input_error
+from util.files import check_output
 from util.parallel import parallel_map
 
 EPILOG = """
@@ -208,8 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if bool(args.folder) == bool(args.video) or bool(args.video) != bool(args.mask):
         parser.error("expected either a folder, or --video and --mask")
-    if args.fix and args.fix.exists():
-        raise InputError(f"{args.fix}: exists; expected the name of a new folder for --fix")
+    if args.fix:
+        check_output(args.fix, [args.folder or args.video])
     if args.video:
         frame = cv2.VideoCapture(str(args.video)).read()[1] if args.video.is_file() else None
         if frame is None:

@@ -9,16 +9,21 @@ Files in the own format hold the configuration of their network and may hold rec
 eval_generic.py and the demo use unless they are given others. All programs of this project read both formats.
 """
 
-import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+import dataclasses
+
 from model.config import InferenceSettings
 from model.weights import export_reference, read_network_file, write_network_file, write_torch_file
 from util.errors import InputError, exit_on_input_error
+from util.files import check_output
 
 
 @exit_on_input_error
@@ -37,8 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     advised = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
-    if args.target.is_file():
-        raise InputError(f"{args.target}: exists; expected the name of a new file")
+    check_output(args.target, [])
     settings, state, stored = read_network_file(args.source)
     recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":

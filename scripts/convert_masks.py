@@ -7,26 +7,30 @@ python scripts/convert_masks.py VOST/Annotations vost/Annotations --from masks-w
 python scripts/convert_masks.py output/mine corrected.json --to youtube-vis       # results of eval_generic.py
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import base64
 import io
 import json
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from datasets.images import write_mask
 from scripts.mask_formats import FORMATS, Frame, detect, pycocotools_mask, read_frames
 from util.errors import InputError, exit_on_input_error
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 
 EPILOG = """
 Masks are written to TARGET/VIDEO/FRAME.png with the names of the annotated images: VIDEO/FRAME.jpg in an XML or JSON
@@ -70,7 +74,7 @@ def number_objects(frames: Iterable[Frame], path: Path) -> Iterator[IdMask]:
         for frame in frames_of_video:
             mask = np.zeros(frame.size, np.uint8)
             for key, inside in frame.objects:
-                is_id = key.isdecimal() and 1 <= int(key) <= 254
+                is_id = key.isdecimal() and len(key) < 10 and 1 <= int(key) <= 254
                 object_id = ids.setdefault(key, int(key) if is_id else len(ids) + 1)
                 if object_id > 254 or len(set(ids.values())) < len(ids):
                     reason = "over 254 objects" if object_id > 254 else "objects with numbers and others with names"
@@ -215,8 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     source_format = args.source_format or detect(args.source)
     if source_format == args.to:
         raise InputError(f"{args.source}: is in the format {args.to} already; expected another --to")
-    if args.target.exists():
-        raise InputError(f"{args.target}: exists; expected the name of a new file or folder")
+    check_output(args.target, [])
     count = 0
 
     def counted(masks: Iterator[IdMask]) -> Iterator[IdMask]:

@@ -6,14 +6,18 @@ make demo VIDEO=clip.mp4 MASK=first.png
 python scripts/demo.py
 """
 
-import argparse
-import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+import shlex
+import shutil
+import subprocess
 
 from scripts.download import download_listed
 from util.errors import InputError, exit_on_input_error

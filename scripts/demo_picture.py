@@ -5,20 +5,25 @@ python scripts/demo_picture.py docs/images/demo.jpg
 A row for each clip, with its J&F: the first frame with the given masks, one from the middle and the last one.
 """
 
-import argparse
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from datasets.images import draw_masks, read_image, read_mask, write_image
 from scoring.folders import score_folders
 from scripts import demo
 from util.errors import exit_on_input_error
+from util.files import check_output
 
 SEEDS = range(demo.SEED, demo.SEED + 3)
 THUMB = (426, 240)  # width and height of a frame in the picture
@@ -43,10 +48,11 @@ def row(seed: int, output: Path, model: Path) -> np.ndarray:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", type=Path, help="JPEG or PNG to write")
+    parser.add_argument("picture", type=Path, help="new JPEG or PNG")
     parser.add_argument("--model", type=Path, default=demo.SHIPPED, help="weights (default: the shipped ones)")
     parser.add_argument("--output", type=Path, default="output/demo_picture", help="working folder")
     args = parser.parse_args(arguments)
+    check_output(args.picture, [])
     write_image(args.picture, np.concatenate([row(seed, args.output, args.model) for seed in SEEDS]))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from util.errors import InputError
+from util.files import check_output
 from util.progress import progress_bar
 
 TIMEOUT = 30  # seconds without a byte
@@ -22,6 +23,7 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
     """
     if target.is_file():
         return
+    check_output(target, [])
     import gdown  # slow to import, and most runs download nothing
     import requests  # type: ignore[import-untyped]  # it has no stubs; gdown depends on it
 

@@ -4,16 +4,20 @@ python scripts/download_datasets.py                    # list the data sets with
 python scripts/download_datasets.py davis2017
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import os
 import shutil
-import sys
 import zipfile
 import zlib
-from pathlib import Path
 from typing import NamedTuple
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.download import download
 from util.errors import InputError, exit_on_input_error

@@ -5,12 +5,16 @@ python scripts/download_weights.py stcn                # saves/stcn_original.pth
 python eval_davis.py --model stcn --output output/d17
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+from typing import NamedTuple
 
 from model.network import load_network
 from model.weights import SAVES, read_network_file, write_network_file

@@ -4,16 +4,21 @@ python scripts/extract_frame.py clip.mp4 first.png
 python scripts/extract_frame.py clip.mp4 later.png --frame 30
 """
 
-import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+from itertools import islice
+
 from datasets.images import write_image
 from datasets.video import file_video
 from util.errors import InputError, exit_on_input_error
+from util.files import check_output
 
 
 @exit_on_input_error
@@ -23,8 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="new PNG, of the size that the mask must have")
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="its number, from 0 (default: 0)")
     args = parser.parse_args(arguments)
-    if args.output.suffix.lower() != ".png" or args.output.exists():
+    if args.output.suffix.lower() != ".png":
         raise InputError(f"{args.output}: expected the name of a new PNG")
+    check_output(args.output, [])
     if not 0 <= args.frame < 10**9:
         raise InputError(f"--frame {args.frame}: expected a number of a frame, from 0")
     frame = next(islice(file_video(args.video, {}, sys.maxsize), args.frame, None), None)

@@ -10,21 +10,25 @@ locally instead, where ground truth is public (DAVIS 2016 and 2017 train and val
 python scripts/score.py data/DAVIS/2017/trainval/Annotations/480p output/davis2017-val
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import io
 import itertools
 import posixpath
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.images import read_mask
 from datasets.listing import davis_videos, youtube_videos

@@ -3,21 +3,26 @@
 python scripts/make_synthetic.py --output output/synthetic --layout davis2017 --num_videos 2
 """
 
-import argparse
-import json
-import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+import json
+import re
+
+import numpy as np
+
+from datasets.frames import read_names
 from datasets.images import draw_masks, write_image, write_mask
 from datasets.listing import read_meta
 from datasets.scene import MAX_OBJECTS, Scene
 from util.errors import InputError, exit_on_input_error
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 from util.parallel import parallel_map
 
 EPILOG = """
@@ -103,7 +108,7 @@ def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
     if existing and not (marker.is_file() and marker.read_text(errors="replace") == text):
         raise InputError(f"{existing[0]}: exists and was not written by this program; choose another --output")
     if listing and listing.exists():
-        listed = read_meta(listing) if listing.suffix == ".json" else listing.read_text(errors="replace").split()
+        listed = read_meta(listing) if listing.suffix == ".json" else read_names(listing)
         if not all(name.startswith(PREFIX) for name in listed):
             raise InputError(f"{listing}: lists other videos than generated ones; choose another --output or --split")
     write_bytes(marker, text.encode())
@@ -148,8 +153,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--split {args.split}: expected a name of letters, digits, _ and -")
     if args.layout.startswith("davis") and args.late and args.output:
         parser.error("--late: in DAVIS every object is there from frame 0 on; use --layout youtube or generic")
-    if args.contact_sheet and args.contact_sheet.exists():
-        parser.error(f"--contact_sheet {args.contact_sheet}: exists; expected the name of a new file")
+    if args.contact_sheet:
+        check_output(args.contact_sheet, [])
     if not (1 <= args.num_videos <= 10**6 and 2 <= args.num_frames <= 10**6 and args.seed >= 0):
         parser.error("expected --num_videos from 1 and --num_frames from 2 to a million, and --seed at least 0")
     return args

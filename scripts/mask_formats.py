@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,10 +12,12 @@ from PIL import Image
 
 from datasets.frames import check_name, natural_order
 from datasets.images import read_mask
-from util.errors import InputError
+from util.errors import InputError, is_out_of_memory
+from util.files import read_bytes, read_json
 
 Format = Literal["masks", "labelme", "cvat", "coco", "youtube-vis", "burst", "masks-with-void", "binary-masks"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+MAX_SIDE = 1 << 15  # of an image, in pixels; C code reads the masks and checks no limits
 
 
 class Frame(NamedTuple):
@@ -37,7 +38,7 @@ def detect(path: Path) -> Format:
     elif path.suffix.lower() == ".xml":
         return "cvat"
     elif path.suffix.lower() == ".json":
-        content = _read_json(path)
+        content = read_json(path, "annotations")
         if isinstance(content, dict) and "sequences" in content:
             return "burst"
         if isinstance(content, dict) and "annotations" in content:
@@ -56,18 +57,16 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
     for file in files:
         video = "" if file.parent == path or file == path else file.parent.relative_to(path).as_posix()
         try:
-            yield from reader.read(file, video)
+            for frame in reader.read(file, video):
+                if any(mask.shape != frame.size for _, mask in frame.objects):
+                    raise ValueError(f"the masks of frame {frame.name} differ in size")
+                yield frame
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, ET.ParseError) as error:
+        except Exception as error:  # XML, JSON of other contents, Pillow and COCO's tools raise many types
+            if is_out_of_memory(error):
+                raise
             raise InputError(f"{file}: cannot be read as {source} ({type(error).__name__}: {error})") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
 
 
 def _split(file_name: str, path: Path) -> tuple[str, str]:
@@ -78,10 +77,20 @@ def _split(file_name: str, path: Path) -> tuple[str, str]:
     return "/".join(parts[:-1]), PurePosixPath(parts[-1]).stem
 
 
+def _size(height: Any, width: Any) -> tuple[int, int]:
+    """(H, W) of an image. Raises ValueError for what cannot be one."""
+    size = int(height), int(width)
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise ValueError(f"an image is {width!s:.20}×{height!s:.20} pixels")
+    return size
+
+
 def _polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
     """H×W bool: the union of polygons x, y, x, y, … as COCO's tools fill them."""
     if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon has fewer than three points")
+    if not all(abs(float(number)) <= 2 * MAX_SIDE for polygon in polygons for number in polygon):  # nor NaN
+        raise ValueError("a polygon is far outside the picture")
     return _run_lengths([list(map(float, polygon)) for polygon in polygons], size)
 
 
@@ -115,9 +124,13 @@ def _read_png(path: Path, video: str) -> Iterator[Frame]:
     yield Frame(video, path.stem, (ids.shape[0], ids.shape[1]), [(str(i), ids == i) for i in found])
 
 
+def _open(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(read_bytes(path, "a mask")))
+
+
 def _read_void_png(path: Path, video: str) -> Iterator[Frame]:
     """Masks in which 255 is a void label: it becomes background."""
-    ids = np.array(Image.open(path))
+    ids = np.array(_open(path))
     if ids.ndim != 2:
         raise ValueError("is a colour image; expected a mask of ids")
     yield Frame(video, path.stem, ids.shape, [(str(i), ids == i) for i in np.unique(ids) if i not in (0, 255)])
@@ -133,17 +146,17 @@ def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
         video = "/".join(parts[:-1] if parts and parts[-1].isdecimal() else parts)
         frames.setdefault((video, path.stem), []).append((key, path))
     for (video, name), objects in sorted(frames.items(), key=lambda frame: (frame[0][0], natural_order(frame[0][1]))):
-        masks = [(key, np.array(Image.open(path).convert("L")) > 127) for key, path in objects]
+        masks = [(key, np.array(_open(path).convert("L")) > 127) for key, path in objects]
         yield Frame(video, name, masks[0][1].shape, masks)
 
 
 def _read_labelme(path: Path, video: str) -> Iterator[Frame]:
-    content = _read_json(path)
-    size = int(content["imageHeight"]), int(content["imageWidth"])
+    content = read_json(path, "annotations of labelme")
+    size = _size(content["imageHeight"], content["imageWidth"])
     objects = []
     for shape in content["shapes"]:
         group = shape.get("group_id")
-        key = shape["label"] if group is None else f"{shape['label']} {group}"
+        key = str(shape["label"]) if group is None else f"{shape['label']} {group}"
         objects.append((key, _labelme_mask(shape, size)))
     yield Frame(video, path.stem, size, objects)
 
@@ -174,9 +187,9 @@ def _place(inside: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np
 
 def _read_cvat(path: Path, _: str) -> Iterator[Frame]:
     """CVAT for images 1.1 (``<image>``) or CVAT for video 1.1 (``<track>``)."""
-    root = ET.parse(path).getroot()
+    root = ET.fromstring(read_bytes(path, "annotations of CVAT"))
     for image in sorted(root.iter("image"), key=lambda image: natural_order(image.attrib["name"])):
-        size = int(image.attrib["height"]), int(image.attrib["width"])
+        size = _size(image.attrib["height"], image.attrib["width"])
         shapes = sorted(image, key=lambda shape: int(shape.get("z_order", 0)))
         objects = [(_cvat_key(shape), _cvat_mask(shape, size)) for shape in shapes if shape.tag != "tag"]
         yield Frame(*_split(image.attrib["name"], path), size, objects)
@@ -189,7 +202,7 @@ def _read_cvat(path: Path, _: str) -> Iterator[Frame]:
         original = root.find(".//original_size")
         if original is None:
             raise ValueError("no original_size; expected the size of the video")
-        size = int(original.findtext("height", "")), int(original.findtext("width", ""))
+        size = _size(original.findtext("height"), original.findtext("width"))
         tracks.sort(key=lambda track: int(track[1].get("z_order", 0)))
         yield Frame("", f"{number:05d}", size, [(key, _cvat_mask(shape, size)) for key, shape in tracks])
 
@@ -209,6 +222,8 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
         return _polygons([[x0, y0, x1, y0, x1, y1, x0, y1]], size)
     if shape.tag == "mask":
         counts = [int(count) for count in at["rle"].split(",")]  # row by row, background first
+        if sum(counts) != int(at["height"]) * int(at["width"]):
+            raise ValueError("the run lengths of a mask do not add up to its size")
         values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
         return _place(values.reshape(int(at["height"]), int(at["width"])), int(at["left"]), int(at["top"]), size)
     raise ValueError(f"a shape is a {shape.tag}; expected a polygon, box or mask")
@@ -216,12 +231,12 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
 
 def _read_coco(path: Path, _: str) -> Iterator[Frame]:
     """Objects have no identity across images unless annotations have a ``track_id``; else they are numbered."""
-    content = _read_json(path)
+    content = read_json(path, "annotations in the format of COCO")
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     for image in sorted(content["images"], key=lambda image: natural_order(image["file_name"])):
-        size = image["height"], image["width"]
+        size = _size(image["height"], image["width"])
         objects = [
             (_coco_key(annotation, number), _coco_mask(annotation["segmentation"], size))
             for number, annotation in enumerate(by_image.get(image["id"], []), 1)
@@ -239,9 +254,9 @@ def _coco_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
-    content = _read_json(path)
+    content = read_json(path, "annotations in the format of YouTube-VIS")
     for video in content["videos"]:
-        size = video["height"], video["width"]
+        size = _size(video["height"], video["width"])
         annotations = [entry for entry in content["annotations"] if entry["video_id"] == video["id"]]
         for t, file_name in enumerate(video["file_names"]):
             objects = [
@@ -253,9 +268,9 @@ def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
 
 
 def _read_burst(path: Path, _: str) -> Iterator[Frame]:
-    for sequence in _read_json(path)["sequences"]:
+    for sequence in read_json(path, "annotations in the format of BURST")["sequences"]:
         video = "/".join(check_name(sequence[key], path) for key in ("dataset", "seq_name"))
-        size = sequence["height"], sequence["width"]
+        size = _size(sequence["height"], sequence["width"])
         for file_name, tracks in zip(sequence["annotated_image_paths"], sequence["segmentations"], strict=True):
             objects = [
                 (track, _run_lengths({"size": list(size), "counts": entry["rle"]}, size))

@@ -4,16 +4,20 @@ python scripts/plot_training.py saves/s0-GSFM
 python scripts/plot_training.py saves/gsfm saves/gc --output curves.png --smooth 10
 """
 
-import argparse
-import io
-import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
+import argparse
+import io
+import math
+
 import matplotlib
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.logger import read_log
 from util.errors import InputError, exit_on_input_error

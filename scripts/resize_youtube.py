@@ -11,6 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import util.interrupt  # noqa: F401
+
+# isort: split
 from scripts.resize import resize_program
 
 

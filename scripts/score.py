@@ -4,22 +4,26 @@ python scripts/score.py data/DAVIS/2017/trainval/Annotations/480p output/davis17
     --videos datasets/lists/davis2017_val.txt
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.interrupt  # noqa: F401
+
+# isort: split
 import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.frames import read_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, exit_on_input_error
-from util.files import check_output, write_bytes
+from util.files import check_output, read_json, write_bytes
 
 EPILOG = """
 examples:
@@ -56,13 +60,13 @@ def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict
 def read_categories(meta: Path) -> dict[str, str]:
     """{'video id': category} from a YouTube-VOS meta.json. Raises `InputError`."""
     try:
-        videos = json.loads(meta.read_text(encoding="utf-8"))["videos"]
+        videos = read_json(meta, "YouTube-VOS's meta.json with a category for each object")["videos"]
         return {
             f"{video} {object_id}": str(entry["category"])
             for video, content in videos.items()
             for object_id, entry in content["objects"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{meta}: expected YouTube-VOS's meta.json with a category for each object") from error
 
 

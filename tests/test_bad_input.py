@@ -1,5 +1,6 @@
 """Bad flags and files of all programs: one line on stderr, exit code 2, and nothing written."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,16 @@ import eval_generic
 import eval_youtube
 import train
 from model.network import save_network
-from scripts import check_masks, convert_checkpoint, make_synthetic, plot_training, resize_length, score
+from scripts import (
+    check_masks,
+    convert_checkpoint,
+    convert_masks,
+    extract_frame,
+    make_synthetic,
+    plot_training,
+    resize_length,
+    score,
+)
 from tests.conftest import make_network
 from tests.videos import blocks, own_data, write_first_mask, write_video
 
@@ -32,10 +42,18 @@ CASES = [
     (eval_generic, [*VIDEO, f"{DIGITS}:mask.png"], "--mask 999"),
     (eval_generic, [*VIDEO, f"1:{LONG}"], "error: a"),
     (eval_generic, [*VIDEO, "mask.png\n"], r"error: mask.png\n: no such file"),
-    (eval_youtube, YOUTUBE, "meta.json: expected JSON of the form videos → objects → frames"),
+    (eval_youtube, YOUTUBE, "meta.json: is not JSON"),
     (plot_training, ["log.jsonl", "--output", "out.png"], "log.jsonl: is not a training log"),
     (plot_training, ["data", "--smooth", DIGITS], "argument --smooth: "),
-    (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: expected YouTube-VOS's meta.json"),
+    (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: is not JSON"),
+    (score, [*SCORE, "--seen", "seen.txt", "--meta", "pipe"], "pipe: is not a regular file"),
+    (score, [*SCORE, "--seen", "seen.txt", "--meta", "huge.json"], "huge.json: expected YouTube-VOS's meta.json"),
+    (convert_masks, ["deep.json", "out"], "deep.json: is not JSON"),
+    (convert_masks, ["pipe", "out", "--from", "cvat"], "pipe: is not a regular file"),
+    (convert_masks, ["log.jsonl", "out", "--from", "cvat"], "log.jsonl: cannot be read as cvat"),
+    (convert_masks, ["huge.json", "out"], "huge.json: cannot be read as coco (ValueError: an image is"),
+    (convert_masks, ["data/Annotations", "loop", "--to", "coco"], "loop: exists"),
+    (extract_frame, ["clip.mp4", "loop.png"], "loop.png: exists"),
     (score, [*SCORE, "--workers", "-1"], "--workers -1: expected 1 to 1024 threads"),
     (resize_length, ["loop", "out"], "loop: no such folder"),
     (resize_length, ["data", "loop"], "loop"),
@@ -64,7 +82,11 @@ def files(tmp_path_factory) -> Path:
         (root / name).write_text("[" * 10**5)
     (root / "log.jsonl").write_text("[" * 10**5 + "\n")
     (root / "seen.txt").write_text("a\n")
-    (root / "loop").symlink_to(root / "loop")
+    for name in ("loop", "loop.png"):
+        (root / name).symlink_to(root / name)
+    os.mkfifo(root / "pipe")
+    image = {"id": 1, "file_name": "a.jpg", "height": 10**12, "width": 10**12}
+    (root / "huge.json").write_text(json.dumps({"images": [image], "annotations": []}))
     return root
 
 

@@ -11,6 +11,7 @@ from model.network import Network, load_network, load_weights, save_network
 from model.weights import read_network_file, write_torch_file
 from scripts.convert_checkpoint import main as convert
 from tests.reference import state_dict, stored_json
+from training.run import build_network
 from util.errors import InputError
 
 
@@ -138,6 +139,8 @@ def test_sizes_that_do_not_match_allocate_nothing(tiny_network, tmp_path, monkey
     )
     with pytest.raises(InputError, match=r"large.pth: .*key_proj.weight is \(16, .*instead of \(4096, "):
         load_network(tmp_path / "large.pth")
+    with pytest.raises(InputError, match=r"large.pth: .*key_proj.weight is \(16, .*instead of \(4096, "):
+        build_network(NetworkConfig(**config), network.state_dict(), tmp_path / "large.pth")
     assert devices == {"meta"}
 
 

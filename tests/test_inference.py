@@ -151,6 +151,16 @@ def test_reannotation(make_core, kind):
     assert torch.allclose(probs[2], torch.softmax(soft_aggregate(expected[None]), 1)[0], atol=1e-6)
 
 
+def test_a_given_mask_outweighs_a_certain_prediction(make_core):
+    frames, mask = clip(2, 32, 48)
+    core = make_core()
+    core.network.decoder.pred.bias.data += 50  # object 1 is everywhere, with probability 1
+    late = torch.zeros_like(mask)
+    late[8:, 20:] = 9
+    prob = run(core, frames, {0: mask, 1: late})[1]
+    assert (prob[2][late == 9] > 0.99).all() and (prob[1][late == 0] > 0.99).all()
+
+
 @every_kind
 def test_skipped_frames_change_nothing(make_core, kind):
     """Frames that nobody needs are skipped unless the memory wants them; the others do not notice."""

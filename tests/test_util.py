@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -136,8 +137,18 @@ def test_errors_are_one_line_and_an_exit_code(body, encoding, code, out, error):
     assert [result.returncode, *printed] == [code, out, error]
 
 
+def test_every_program_imports_first_what_makes_interrupts_one_line():
+    programs = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    texts = {path: path.read_text(encoding="utf-8") for path in programs}
+    guarded = [text for text in texts.values() if "@exit_on_input_error\ndef main(" in text]
+    assert len(guarded) > 15
+    for text in guarded:
+        modules = re.findall(r"^(?:from|import) ([\w.]+)", text, re.M)
+        assert modules[0] == "util.interrupt" or modules[:3] == ["sys", "pathlib", "util.interrupt"], text[:100]
+
+
 @posix
-@pytest.mark.parametrize(("program", "module"), [("train.py", "tyro"), ("eval_generic.py", "numpy")])
+@pytest.mark.parametrize(("program", "module"), [("train.py", "tyro"), ("scripts/score.py", "numpy")])
 def test_an_interrupt_during_the_imports_is_one_line(tmp_path, program, module):
     (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

@@ -85,9 +85,6 @@ class TrainingState:
     def load(self, contents: dict[str, Any], path: Path) -> None:
         """Take up what `read_checkpoint` read from ``path``. Raises `InputError` for another network's."""
         train = contents["train"]
-        for name, value in dataclasses.asdict(self.network.config).items():
-            if contents["config"].get(name, value) != value:
-                raise InputError(f"{path}: the run to resume has {name} {contents['config'][name]}, not {value}")
         load_weights(self.network, contents["network"], path)
         self.iteration, self.position, self.best = train["iteration"], train["position"], train["best"]
         try:

@@ -4,6 +4,8 @@ Defaults come from the stage, the preset of the network, or the file that is res
 """
 
 import argparse
+import contextlib
+import io
 import math
 import re
 import sys
@@ -166,12 +168,20 @@ DESCRIPTION = """Train GSFM, STCN or Global Context. README, section Training, h
 def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> TrainConfig:
     """The settings of a run of that many processes, parsed in two passes: some flags set the defaults of others.
 
-    Raises `InputError` for settings that contradict each other or the checkpoint; exits with a message for unknown
-    flags and values of another type.
+    Raises `InputError` for unknown flags, faulty values, and settings that contradict each other or the checkpoint.
     """
     first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
     options: dict[str, Any] = {"prog": "train.py", "description": DESCRIPTION, "use_underscores": True}
-    config = tyro.cli(OmitArgPrefixes[TrainConfig], args=arguments, default=_default(first), **options)
+    default, box = _default(first), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            config = tyro.cli(OmitArgPrefixes[TrainConfig], args=arguments, default=default, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        _, _, text = box.getvalue().partition("\n")  # the first line is a title
+        message, _, _ = re.sub(r"(\s|[\u2500-\u257f]|-{9,})+", " ", text).partition(" For full helptext")
+        raise InputError(f"{message.strip()}; train.py --help lists all flags") from None
     if config.resume and first.load_model:
         config = replace(config, load_model=first.load_model, load_network=None, imagenet_blend=0.0)
     for group in (config, config.recipe, config.validation, config.records, config.machine):

@@ -20,7 +20,7 @@ from model.network import Prediction
 from util.device import peak_memory
 from util.distributed import gather, world_size
 from util.errors import InputError
-from util.files import write_bytes
+from util.files import read_bytes, write_bytes
 from util.progress import progress_bar
 from util.repository import commit_hash
 
@@ -167,10 +167,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     entries = []
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_bytes(path, "a training log").splitlines():
             with suppress(json.JSONDecodeError):
                 entries.append(json.loads(line))
-    except (OSError, ValueError, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a training log ({error}); expected lines of names and numbers") from error
     for entry in entries:
         iteration = entry.get("iteration", 0) if isinstance(entry, dict) else None

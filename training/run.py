@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.clip import Clip
 from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
+from model.config import NetworkConfig
 from model.network import Network, load_weights, save_network
-from model.weights import read_network_file
+from model.weights import State, fit_weights, read_network_file
 from training.checkpoint import TrainingState, read_checkpoint
 from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
@@ -138,14 +139,23 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them."""
     recipe = config.recipe
     imagenet = None if config.pretrained == ("imagenet",) else [Path(name) for name in config.pretrained]
-    network = Network(config.network)
-    if config.load_network:
-        load_weights(network, read_network_file(config.load_network).state, config.load_network)
+    if config.load_model:
+        checkpoint = read_checkpoint(config.load_model)
+        for name, value in vars(config.network).items():
+            if (found := checkpoint["config"].get(name, value)) != value:
+                raise InputError(f"{config.load_model}: the run to resume has {name} {found}, not {value}")
+        network = build_network(config.network, checkpoint["network"], config.load_model)
+    elif config.load_network:
+        state = read_network_file(config.load_network).state
+        network = build_network(config.network, state, config.load_network)
+        load_weights(network, state, config.load_network)
         log.info("weights from %s", config.load_network)
         if config.imagenet_blend:
             blend_backbone(network, imagenet, config.imagenet_blend)
-    elif not config.load_model and config.pretrained != ("none",):
-        network.load_imagenet(imagenet)
+    else:
+        network = Network(config.network)
+        if config.pretrained != ("none",):
+            network.load_imagenet(imagenet)
     network.to(device).to(memory_format=torch.channels_last).train()
     network.checkpoint_activations = config.machine.checkpoint_activations
     if recipe.freeze_backbone:
@@ -163,10 +173,18 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     state = TrainingState(network, optimizer, scaler, recipe.ema)
     if config.load_model:
-        state.load(read_checkpoint(config.load_model), config.load_model)
+        state.load(checkpoint, config.load_model)
         if state.iteration >= recipe.iterations:
             raise InputError(f"{config.load_model}: already at iteration {state.iteration} of {recipe.iterations} (-i)")
     return state
+
+
+def build_network(config: NetworkConfig, weights: State, path: Path) -> Network:
+    """A new network for the ``weights`` of ``path``. Raises `InputError` before it is allocated if they do not fit."""
+    with torch.device("meta"):
+        own = Network(config).state_dict()
+    fit_weights(own, weights, path, new_channel="zero")
+    return Network(config)
 
 
 def blend_backbone(network: Network, imagenet: list[Path] | None, share: float) -> None:

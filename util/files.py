@@ -1,6 +1,7 @@
 """Files of others, which must be regular files, and own files, which are either complete or absent."""
 
 import functools
+import json
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from util.errors import InputError
 
@@ -37,16 +39,29 @@ def read_bytes(path: Path, expected: str) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
 
 
-def check_output(path: Path, inputs: Iterable[Path], mark: bytes) -> None:
+def read_json(path: Path, expected: str) -> Any:
+    """The value in a JSON file of others. Raises `InputError` like `read_bytes`, also for anything but JSON."""
+    data = read_bytes(path, expected)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error}); expected {expected}") from error
+
+
+def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) -> None:
     """Raise `InputError` if the file to write is an input, or is there already but was not made by the same program.
 
-    ``inputs``: files, and folders with all that is in them. ``mark``: is near the start of the program's own files.
+    ``inputs``: files, and folders with all that is in them. ``mark``: is near the start of the program's own files;
+    None: whatever is there already is refused.
     """
     target = Path(os.path.realpath(path))
     for source in inputs:
         if target.is_relative_to(os.path.realpath(source)):
             raise InputError(f"{path}: is part of the input {source}; expected another file to write")
-    if target.is_file():
+    if mark is None:
+        if os.path.lexists(target):
+            raise InputError(f"{path}: exists; expected the name of a new file or folder to write")
+    elif target.is_file():
         with target.open("rb") as file:
             if mark not in file.read(4096):
                 raise InputError(f"{path}: exists and was not written by this program; expected another file to write")
