@@ -28,7 +28,7 @@ from annotation.guard import Guard
 from annotation.server import Annotator, make_app
 from datasets.frames import check_folder, frame_files
 from datasets.listing import parse_masks
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.settings import DeviceName
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Ses
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples)
     add = parser.add_argument
     add("--video", type=Path, metavar="PATH", help="video file or folder of frames to open")
     add("--root", type=Path, metavar="FOLDER", help="the page offers the videos in this folder, and nothing else")

@@ -10,7 +10,7 @@ from typing import get_args
 from datasets.frames import read_names
 from datasets.listing import SPLITS, davis_videos
 from model.config import MEMORIES
-from util.errors import InputError
+from util.errors import InputError, Parser
 from util.settings import DeviceName
 
 EPILOG = """
@@ -26,9 +26,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     ``doc``: the script's docstring. Its first paragraph becomes the description, the rest the epilog.
     """
     description, _, examples = (doc or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples + EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples + EPILOG)
     add = parser.add_argument
     default = "(default %(default)s)"
     model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"

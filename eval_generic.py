@@ -58,9 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_is_file(args.video, "a file for --video")
         for mask in args.mask:
             check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "a file for --mask")
-        # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
-        video = args.video.absolute() if ":" in str(args.video) else args.video
-        videos = video_with_masks(video, args.mask, args.size)
+        videos = video_with_masks(args.video, args.mask, args.size)
     from eval_program import run  # late: PyTorch takes seconds to import
 
     return run(args, videos)

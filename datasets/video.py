@@ -170,8 +170,9 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     """
     check_is_file(path, "a video")
     name = check_name(path.stem, path)
+    file = str(path.absolute())  # FFmpeg takes a relative path up to a colon for a protocol
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(file, metadata_errors="replace") as container:
             if container.format.name.endswith("_pipe") or container.format.name == "image2":
                 raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
             stream = container.streams.video[0]
@@ -198,7 +199,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     def decode() -> Iterator[VideoFrame]:
         index = 0
         try:
-            with av.open(str(path), metadata_errors="replace") as container:
+            with av.open(file, metadata_errors="replace") as container:
                 container.streams.video[0].thread_type = "AUTO"
                 for frame in container.decode(video=0):
                     image = upright_rgb(frame)

@@ -126,9 +126,11 @@ def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
     masks = {}
-    for path in (*sorted(folder.iterdir()), folder):
-        if paths := sorted(path.glob("[!.]*.png"), key=lambda path: natural_order(path.stem)):
-            masks[path] = {path.stem: path for path in paths}
+    for path in (*sorted(path for path in folder.iterdir() if path.is_dir()), folder):
+        # Not `glob`, which takes a folder that cannot be read for an empty one.
+        paths = [file for file in path.iterdir() if file.suffix == ".png" and not file.name.startswith(".")]
+        if paths:
+            masks[path] = {path.stem: path for path in sorted(paths, key=lambda path: natural_order(path.stem))}
     if not masks:
         raise InputError(f"{folder}: no masks in it; expected <video>/<frame>.png")
     own = masks.pop(folder, {})

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import itertools
 import re
 import shutil
@@ -25,7 +24,8 @@ from PIL import Image
 
 from datasets.frames import list_frames
 from datasets.images import PALETTE, image_size, read_mask, write_mask
-from util.errors import InputError, exit_on_input_error
+from datasets.video import file_video
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 from util.parallel import parallel_map
 
@@ -203,9 +203,7 @@ def check_folder(root: Path, name: str, fixed: Path | None) -> list[Fault]:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG)
     parser.add_argument("folder", type=Path, nargs="?", help="contains JPEGImages/VIDEO and Annotations/VIDEO")
     parser.add_argument("--video", type=Path, metavar="FILE", help="check the masks of one video file instead")
     parser.add_argument("--mask", nargs="+", default=[], metavar="FILE", help="the masks of --video")
@@ -216,10 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.fix:
         check_output(args.fix, [args.folder or args.video])
     if args.video:
-        frame = cv2.VideoCapture(str(args.video)).read()[1] if args.video.is_file() else None
-        if frame is None:
-            raise InputError(f"{args.video}: cannot be read; expected a video")
-        masks = {Path(re.sub("^[0-9]+:", "", mask)): frame.shape[:2] for mask in args.mask}
+        size = file_video(args.video, {}, sys.maxsize).size
+        masks = {Path(re.sub("^[0-9]+:", "", mask)): size for mask in args.mask}
         faults = check(args.video, masks, args.fix)
     else:
         names = sorted({path.name for path in args.folder.glob("[JA]*/[!.]*") if path.is_dir()})

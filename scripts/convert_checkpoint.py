@@ -22,13 +22,13 @@ import dataclasses
 
 from model.config import InferenceSettings
 from model.weights import export_reference, read_network_file, write_network_file, write_torch_file
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("source", type=Path, help="checkpoint in either format")
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--to", choices=["own", "reference"], default="own", help="format to write (default: own)")

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import base64
 import io
 import json
@@ -29,7 +28,7 @@ from PIL import Image
 
 from datasets.images import write_mask
 from scripts.mask_formats import FORMATS, Frame, detect, pycocotools_mask, read_frames
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
 
 EPILOG = """
@@ -206,9 +205,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG)
     parser.add_argument("source", type=Path, help="a folder of masks or labelme files, an XML file or a JSON file")
     parser.add_argument("target", type=Path, help="the folder or file to write; it must not exist")
     parser.add_argument(

@@ -14,13 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import shlex
 import shutil
 import subprocess
 
 from scripts.download import download_listed
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "saves" / "gsfm-small.pth"
@@ -73,10 +72,9 @@ def fetch_chair(url: str, folder: Path) -> bool:
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Segment a generated clip or a real one and score the result, or segment a clip of your own.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")

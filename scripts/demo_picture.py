@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ from PIL import Image, ImageDraw
 from datasets.images import draw_masks, read_image, read_mask, write_image
 from scoring.folders import score_folders
 from scripts import demo
-from util.errors import exit_on_input_error
+from util.errors import Parser, exit_on_input_error
 from util.files import check_output
 
 SEEDS = range(demo.SEED, demo.SEED + 3)
@@ -47,7 +46,7 @@ def row(seed: int, output: Path, model: Path) -> np.ndarray:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("picture", type=Path, help="new JPEG or PNG")
     parser.add_argument("--model", type=Path, default=demo.SHIPPED, help="weights (default: the shipped ones)")
     parser.add_argument("--output", type=Path, default="output/demo_picture", help="working folder")

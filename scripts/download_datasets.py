@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import os
 import shutil
 import zipfile
@@ -20,7 +19,7 @@ import zlib
 from typing import NamedTuple
 
 from scripts.download import download
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 
 EPILOG = """
 The archives are those that the STCN project shares on Google Drive. Google limits the downloads of a file: if it
@@ -113,9 +112,7 @@ def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     names = dict.fromkeys(archive.dataset for archive in ARCHIVES)
     listing = "\n".join(map(str, ARCHIVES))
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG + listing, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG + listing)
     parser.add_argument("dataset", nargs="?", choices=names, help="the data set to download (default: list them)")
     parser.add_argument("--root", type=Path, default="data", help="folder of all data sets (default: %(default)s)")
     parser.add_argument("--mirror", metavar="URL", help="download URL/ARCHIVE.zip instead of the file on Google Drive")

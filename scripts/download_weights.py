@@ -13,13 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 from typing import NamedTuple
 
 from model.network import load_network
 from model.weights import SAVES, read_network_file, write_network_file
 from scripts.download import download
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 
 EPILOG = """
 The weights are those that the authors of STCN (H. K. Cheng, Y.-W. Tai, C.-K. Tang, NeurIPS 2021) share at
@@ -71,9 +70,7 @@ def fetch(name: str, url: str, saves: Path) -> Path:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     listing = "\n".join(f"  {name}: {weights.description}\n    {weights.url}" for name, weights in WEIGHTS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG + listing, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG + listing)
     parser.add_argument("name", nargs="?", choices=WEIGHTS, help="the weights to download (default: list them)")
     parser.add_argument("--saves", type=Path, default=SAVES, help="where to put them (default: saves)")
     parser.add_argument("--mirror", metavar="URL", help="download URL/NAME.pth instead of the authors' file")

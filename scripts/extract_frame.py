@@ -12,18 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 from itertools import islice
 
 from datasets.images import write_image
 from datasets.video import file_video
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("video", type=Path, help="any video that FFmpeg reads")
     parser.add_argument("output", type=Path, help="new PNG, of the size that the mask must have")
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="its number, from 0 (default: 0)")

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import io
 import itertools
 import posixpath
@@ -32,8 +31,8 @@ from PIL import Image
 
 from datasets.images import read_mask
 from datasets.listing import davis_videos, youtube_videos
-from util.errors import InputError, exit_on_input_error
-from util.files import atomic_path, check_is_file, check_output
+from util.errors import InputError, Parser, exit_on_input_error
+from util.files import atomic_path, check_is_file, check_output, files_below, read_bytes
 from util.parallel import parallel_map
 
 EPILOG = """
@@ -77,9 +76,9 @@ def expected_masks(dataset: str, root: Path, split: str) -> dict[str, Expected]:
 def open_submission(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """Names of the files in a folder or zip, with '/' between folders, and a function that reads one."""
     if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*.*") if file.is_file()]
+        names = [file.relative_to(path).as_posix() for file in files_below(path) if file.suffix]
         own = (".records/", "overlay/")  # of the eval scripts
-        return [name for name in names if not name.startswith(own)], lambda name: (path / name).read_bytes()
+        return [name for name in names if not name.startswith(own)], lambda name: read_bytes(path / name, "a mask")
     check_is_file(path, "a folder or a zip of masks")
     try:
         archive = zipfile.ZipFile(path)
@@ -128,9 +127,7 @@ def write_zip(output: Path, names: Iterable[str], read: Callable[[str], bytes]) 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG)
     parser.add_argument("dataset", choices=DATA)
     parser.add_argument("masks", type=Path, help="the --output of eval_davis.py or eval_youtube.py, or a zip")
     parser.add_argument("--output", type=Path, metavar="ZIP", help="zip to write; unexpected files are left out")

@@ -21,7 +21,7 @@ from datasets.frames import read_names
 from datasets.images import draw_masks, write_image, write_mask
 from datasets.listing import read_meta
 from datasets.scene import MAX_OBJECTS, Scene
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
 from util.parallel import parallel_map
 
@@ -124,16 +124,14 @@ def contact_sheet(scene: Scene, num_frames: int) -> np.ndarray:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch("([0-9]{1,4})x([0-9]{1,4})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH in pixels, as in 480x854")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH in pixels, as in 480x854; up to 9999")
     return int(match[1]), int(match[2])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=EPILOG)
     parser.add_argument("--output", type=Path, help="folder to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="davis2017")
     parser.add_argument("--split", help="name of the list or folder of the videos (default: val; youtube: valid)")

@@ -13,7 +13,7 @@ from PIL import Image
 from datasets.frames import check_name, natural_order
 from datasets.images import read_mask
 from util.errors import InputError, is_out_of_memory
-from util.files import read_bytes, read_json
+from util.files import files_below, read_bytes, read_json
 
 Format = Literal["masks", "labelme", "cvat", "coco", "youtube-vis", "burst", "masks-with-void", "binary-masks"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -52,7 +52,8 @@ def detect(path: Path) -> Format:
 def read_frames(path: Path, source: Format) -> Iterator[Frame]:
     """The annotated frames of a file or folder. Raises `InputError` that names the file for whatever it cannot read."""
     reader = READERS[source]
-    files = list(path.rglob(f"*.{reader.suffix}")) if reader.in_folder else [path]
+    files = [file for file in files_below(path) if file.suffix == f".{reader.suffix}"] if reader.in_folder else [path]
+    found = False
     files.sort(key=lambda file: natural_order(file.relative_to(path).as_posix()))
     for file in files:
         video = "" if file.parent == path or file == path else file.parent.relative_to(path).as_posix()
@@ -60,6 +61,7 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
             for frame in reader.read(file, video):
                 if any(mask.shape != frame.size for _, mask in frame.objects):
                     raise ValueError(f"the masks of frame {frame.name} differ in size")
+                found = True
                 yield frame
         except InputError:
             raise
@@ -67,6 +69,8 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{file}: cannot be read as {source} ({type(error).__name__}: {error})") from error
+    if not found:
+        raise InputError(f"{path}: holds no annotated frame; expected {source}")
 
 
 def _split(file_name: str, path: Path) -> tuple[str, str]:
@@ -139,7 +143,7 @@ def _read_void_png(path: Path, video: str) -> Iterator[Frame]:
 def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
     """A 0/255 image for each object and frame: video/object/frame.png with a number as object, or video/frame.png."""
     frames: dict[tuple[str, str], list[tuple[str, Path]]] = {}
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".bmp")]
+    files = [path for path in files_below(folder) if path.suffix.lower() in (".png", ".bmp")]
     for path in sorted(files, key=lambda path: natural_order(path.relative_to(folder).as_posix())):
         parts = path.relative_to(folder).parts[:-1]
         key = parts[-1] if parts and parts[-1].isdecimal() else "1"

@@ -12,19 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import io
 import math
 
-import matplotlib
 import numpy as np
 
 from training.logger import read_log
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 MAX_VALUE = 1e38  # of float32, in which training computes; matplotlib fails near the limit of float64
 CURVES = {
@@ -62,7 +57,7 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, such as saves/s0-GSFM")
     parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png beside the first run's log)")
     parser.add_argument("--smooth", type=int, default=1, help="running mean over this many entries (default: 1)")
@@ -70,6 +65,14 @@ def main(arguments: list[str] | None = None) -> None:
     if args.smooth < 1:
         raise InputError(f"--smooth {args.smooth}: expected at least one entry")
     runs = {str(run): read_curves(run) for run in args.runs}
+    first = args.runs[0]
+    output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
+    check_output(output, [], b"Matplotlib")
+    import matplotlib  # late: it takes long to import, and may complain on stderr
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(1, len(CURVES), figsize=(5 * len(CURVES), 4), layout="constrained")
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
         for run, curves in runs.items():
@@ -82,9 +85,6 @@ def main(arguments: list[str] | None = None) -> None:
         axis.set(title=title, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0].legend()
-    first = args.runs[0]
-    output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
-    check_output(output, [], b"Matplotlib")
     png = io.BytesIO()
     figure.savefig(png, dpi=110, format="png")
     write_bytes(output, png.getvalue())

@@ -1,6 +1,5 @@
 """Reduce a tree of images and masks to the size that training reads. Used by resize_youtube.py and resize_length.py."""
 
-import argparse
 import io
 import os
 from pathlib import Path
@@ -12,8 +11,8 @@ from PIL import Image
 from datasets.frames import FRAME_SUFFIXES
 from datasets.images import write_image
 from datasets.video import inference_size
-from util.errors import InputError, exit_on_input_error
-from util.files import write_bytes
+from util.errors import InputError, Parser, exit_on_input_error
+from util.files import files_below, write_bytes
 from util.parallel import parallel_map
 
 
@@ -29,7 +28,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
     if some images could not be read. Raises `InputError` if the source is not a folder with images, or if the target
     cannot be written or lies in it.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=doc)
     nargs, words = ("?", " (default: %(default)s)") if default else (None, "")
     source, target = default or (None, None)
     parser.add_argument("source", type=Path, nargs=nargs, default=source, help=f"folder of images and masks{words}")
@@ -44,7 +43,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
         raise InputError(f"{source}: no such folder; expected the images to resize")
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{target}: lies in {source}; expected another place for the resized images")
-    paths = sorted(path for path in source.rglob("[!.]*") if path.is_file())
+    paths = sorted(path for path in files_below(source) if path.is_file() and not path.name.startswith("."))
     if not any(path.suffix.lower() in FRAME_SUFFIXES for path in paths):
         raise InputError(f"{source}: holds no .jpg or .png files; expected the images to resize")
     missing = [path for path in paths if not (target / path.relative_to(source)).exists()]

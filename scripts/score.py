@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import csv
 import io
 import json
@@ -22,7 +21,7 @@ from typing import Any
 from datasets.frames import read_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, read_json, write_bytes
 
 EPILOG = """
@@ -108,9 +107,7 @@ def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> Non
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=EPILOG)
     add = parser.add_argument
     add("truth", type=Path, help="folder of ground-truth masks")
     add("prediction", type=Path, help="folder of predicted masks")

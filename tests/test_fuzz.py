@@ -21,6 +21,8 @@ from datasets.images import image_size, read_image, read_mask, read_static_mask,
 from datasets.listing import read_meta, video_with_masks
 from model.network import load_network, save_network
 from model.weights import write_network_file
+from scripts.convert_masks import WRITERS, IdMask, number_objects
+from scripts.mask_formats import read_frames
 from scripts.score import read_categories
 from tests.conftest import make_network
 from tests.folders import make_youtube
@@ -191,6 +193,26 @@ def test_json(tmp_path, structure):
                 assert "\n" not in str(error)
         for entry in read_log(log):
             assert isinstance(entry, dict)
+
+    check(write, read)
+
+
+@pytest.mark.parametrize("source", ["labelme", "cvat", "coco", "youtube-vis"])
+def test_annotations(tmp_path, source):
+    path = tmp_path / "annotations"
+    WRITERS[source](path, [IdMask("v", f"{t}", blocks((12, 16), 1, 2)) for t in range(2)])
+    file = next(path.rglob("*.json")) if source == "labelme" else path
+    good = file.read_bytes()
+
+    def write(rng: Generator) -> None:
+        if source == "cvat":
+            file.write_bytes(mutated_bytes(rng, good, len(good)))
+        else:
+            file.write_text(json.dumps(mutated_values(rng, json.loads(good), VALUES)))
+
+    def read() -> None:
+        for mask in number_objects(read_frames(path, source), path):
+            assert mask.ids.dtype == np.uint8
 
     check(write, read)
 

@@ -75,17 +75,18 @@ FAULTS = {  # what becomes of a part of a video, and what the error says
 
 
 def test_faulty_videos_among_good_ones(tmp_path, evaluate):
-    data = own_data(tmp_path / "data", {name: {0: blocks(SIZE, 1)} for name in ("a", *FAULTS, "z")}, frames=3)
+    good = ["a", "→\udcff" if sys.platform == "linux" else "→", "z"]  # elsewhere names of files are Unicode
+    data = own_data(tmp_path / "data", {name: {0: blocks(SIZE, 1)} for name in (*good, *FAULTS)}, frames=3)
     for name, (part, what, _) in FAULTS.items():
         replace_by(data / part.format(name), what)
     before = contents(tmp_path)
-    code, out, error = evaluate(eval_generic, "--data_path", data)
-    assert code == 1 and f"2 videos segmented, {len(FAULTS)} failed" in out
+    code, out, error = evaluate(eval_generic, "--data_path", data, "--overlay")
+    assert code == 1 and f"3 videos segmented, {len(FAULTS)} failed" in out
     lines = {line.split(": ")[1].replace(r"\n", "\n"): line for line in error.splitlines()}
     assert lines.keys() == FAULTS.keys() and len(error.splitlines()) == len(FAULTS)
     for name, (*_, says) in FAULTS.items():
         assert says in lines[name]
-    for name in "az":
+    for name in good:
         check_files(tmp_path / "out" / name, names(3), SIZE, {1})
     assert {path: value for path, value in contents(tmp_path).items() if tmp_path / "out" not in path.parents} == before
 
@@ -135,8 +136,7 @@ def test_what_others_made_is_never_replaced(tmp_path, tiny_weights, capsys):
         except SystemExit as end:
             code = end.code
         error = capsys.readouterr().err.splitlines()
-        assert code in (1, 2) and error and "error: " in error[-1], (arguments, error)
-        assert len(error) == 1 or error[0].startswith("usage"), error
+        assert code in (1, 2) and len(error) == 1 and error[0].startswith("error: "), (arguments, error)
         assert contents(tmp_path) == before, arguments
 
 

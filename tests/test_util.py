@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from util.errors import InputError
-from util.files import atomic_path, write_bytes
+from util.files import atomic_path, files_below, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -73,6 +73,22 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert set(tmp_path.iterdir()) == {tmp_path / "a", busy, foreign} and (tmp_path / "a").read_bytes() == b"whole"
 
 
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").touch()
+    assert files_below(tmp_path) == [tmp_path / "a/b"]
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        files_below(tmp_path)
+
+
 def test_two_processes_may_write_one_file(tmp_path):
     path = tmp_path / "file"
     body = f"for size in range(100): write_bytes(Path({str(path)!r}), bytes([65 + size % 2]) * 10**5)"
@@ -111,6 +127,13 @@ def test_a_short_write_is_an_error(tmp_path, limit):
         ("raise InputError('中.png: expected')", "cp1252", 2, "", r"error: \u4e2d.png: expected"),
         ("print('ä → \\udcff')", "cp1252", 0, r"ä \u2192 \udcff", ""),
         ("print('ä → \\udcff')", "ascii", 0, r"\xe4 \u2192 \udcff", ""),
+        (
+            "'a\\udcff'.encode()",
+            "utf-8",
+            2,
+            "",
+            r"error: 'a\udcff' cannot be written (surrogates not allowed); expected UTF-8",
+        ),
         ("raise KeyboardInterrupt", "utf-8", 130, "", "interrupted"),
         ("raise MemoryError", "utf-8", 1, "", "error: out of memory"),
         ("raise RuntimeError('DefaultCPUAllocator: not enough memory')", "utf-8", 1, "", "error: out of memory"),
@@ -154,6 +177,16 @@ def test_an_interrupt_during_the_imports_is_one_line(tmp_path, program, module):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     result = subprocess.run([sys.executable, program], cwd=ROOT, env=environment, capture_output=True)
     assert result.returncode == -signal.SIGINT and result.stderr == b"interrupted\n"
+
+
+@posix
+def test_nothing_is_printed_into_a_file_where_streams_are_closed(tmp_path):
+    path = tmp_path / "file"
+    code = f"import util.interrupt, os, sys; file = open({str(path)!r}, 'w'); print(1); print(2, file=sys.stderr)\n"
+    code += "for number in range(1, 3): os.write(number, b'3')"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, preexec_fn=lambda: os.closerange(0, 3)).returncode == 0
+    assert path.read_bytes() == b""
 
 
 @posix

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from datasets.config import DataConfig
 from model.config import PRESETS, NetworkConfig, Preset
-from util.errors import InputError
+from util.errors import InputError, Parser
 from util.settings import DeviceName, from_plain, to_plain
 
 
@@ -219,7 +219,7 @@ def check_limits(settings: object) -> None:
 def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags that set the defaults of others, and the arguments for the second pass. Refuses contradictions."""
     arguments = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), text) for text in arguments]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--stage", type=int, choices=sorted(STAGES))
     parser.add_argument("--model", choices=list(PRESETS))
     parser.add_argument("--debug", action="store_true")
@@ -233,10 +233,7 @@ def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     batch.add_argument("--global_batch_size")
     precision.add_argument("--amp")
     precision.add_argument("--no_amp", action="store_true")
-    try:
-        first, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    first, _ = parser.parse_known_args(arguments)
     if first.resume:
         if first.load_model:
             raise InputError("--resume: not allowed with --load_model, which names the checkpoint itself")

@@ -146,9 +146,9 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
                 raise InputError(f"{config.load_model}: the run to resume has {name} {found}, not {value}")
         network = build_network(config.network, checkpoint["network"], config.load_model)
     elif config.load_network:
-        state = read_network_file(config.load_network).state
-        network = build_network(config.network, state, config.load_network)
-        load_weights(network, state, config.load_network)
+        weights = read_network_file(config.load_network).state
+        network = build_network(config.network, weights, config.load_network)
+        load_weights(network, weights, config.load_network)
         log.info("weights from %s", config.load_network)
         if config.imagenet_blend:
             blend_backbone(network, imagenet, config.imagenet_blend)

@@ -1,5 +1,6 @@
 """The exception for everything that the user can put right, and the one place that turns errors into messages."""
 
+import argparse
 import errno
 import functools
 import io
@@ -8,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 MAX_LENGTH = 1000  # of a message, in characters
 # What libraries say when memory has run out, besides MemoryError: PyTorch on every device, oneDNN, OpenCV, C++, libc.
@@ -26,6 +27,16 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `InputError` for faulty flags; descriptions keep their line breaks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
 
 
 def one_line(message: str) -> str:
@@ -65,6 +76,8 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
         except OSError as error:
             code, message = 2, f"error: {describe(error)}"
             _discard_output()
+        except UnicodeEncodeError as error:  # of a file name that is not UTF-8, in a format that needs it
+            code, message = 2, f"error: {error.object!r:.200} cannot be written ({error.reason}); expected UTF-8"
         except Exception as error:
             if is_out_of_memory(error):
                 code, message = 1, "error: out of memory"

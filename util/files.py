@@ -48,6 +48,15 @@ def read_json(path: Path, expected: str) -> Any:
         raise InputError(f"{path}: is not JSON ({error}); expected {expected}") from error
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder. Raises OSError for a folder that cannot be read, which `Path.rglob` leaves out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return [Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names]
+
+
 def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) -> None:
     """Raise `InputError` if the file to write is an input, or is there already but was not made by the same program.
 
