@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from datasets.frames import read_names
+from datasets.frames import check_folder, read_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, Parser, exit_on_input_error
@@ -135,6 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     for output, mark in ((args.csv, b"J&F"), (args.json, b"J&F"), (args.plot, b"Matplotlib")):
         if output:
             check_output(output, [args.truth, args.prediction], mark)
+    if args.images:
+        check_folder(args.images, "VIDEO/FRAME.jpg for --images")
     scores = score_folders(args.truth, args.prediction, videos, args.all_frames, args.workers)
     groups = seen_and_unseen(scores, listed, args.meta) if args.seen else {}
     print(format_table(scores, groups))

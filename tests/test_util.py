@@ -128,6 +128,13 @@ def test_a_short_write_is_an_error(tmp_path, limit):
         ("print('ä → \\udcff')", "cp1252", 0, r"ä \u2192 \udcff", ""),
         ("print('ä → \\udcff')", "ascii", 0, r"\xe4 \u2192 \udcff", ""),
         (
+            "raise FileNotFoundError(2, 'No such file or directory')",
+            "utf-8",
+            2,
+            "",
+            "error: current folder cannot be used (No such file or directory)",
+        ),
+        (
             "'a\\udcff'.encode()",
             "utf-8",
             2,

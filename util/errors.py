@@ -101,7 +101,8 @@ def print_error(message: str) -> None:
 def describe(error: OSError) -> str:
     """An error of the file system in one line."""
     what = "cannot be written" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "cannot be used"
-    return f"{error.filename or 'output'} {what} ({error.strerror or error})"
+    name = error.filename or ("current folder" if error.errno == errno.ENOENT else "output")
+    return f"{name} {what} ({error.strerror or error})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
