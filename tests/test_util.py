@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from util.errors import InputError
-from util.files import atomic_path, files_below, write_bytes
+from util.files import atomic_path, files_below, read_bytes, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -71,6 +71,12 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
         path.write_bytes(b"half")
     write_bytes(tmp_path / "a", b"whole")
     assert set(tmp_path.iterdir()) == {tmp_path / "a", busy, foreign} and (tmp_path / "a").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "missing"])
+def test_names_of_no_file(tmp_path, name):
+    with pytest.raises(InputError, match="expected a file"):
+        read_bytes(tmp_path / name, "a file")
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     available["mps"] = torch.backends.mps.is_available() and torch.amp.is_autocast_available("mps")
     if name == "auto":
         name = next(device for device in DEVICES[1:] if available[device])
-    if not available[name]:
+    if not available.get(name):
         offered = ", ".join(device for device, ok in available.items() if ok)
         raise InputError(f"--device {name}: not available in this machine's PyTorch (available: {offered})")
     if name != "cuda":

@@ -22,8 +22,9 @@ def check_is_file(path: Path, expected: str) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:  # the latter: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({why})"
         raise InputError(f"{path}: {reason}; expected {expected}") from error
     if not stat.S_ISREG(mode):
         found = "a folder" if stat.S_ISDIR(mode) else "not a regular file"

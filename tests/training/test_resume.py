@@ -112,6 +112,17 @@ def test_generators_go_on(tiny_network, tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_the_average_soon_forgets_the_start_and_then_follows_slowly(tiny_network):
+    network = tiny_network()
+    state, weight = state_of(network), network.key_proj.weight
+    expected = weight.detach().clone()
+    for updates, decay in ((0, 1 / 10), (1, 2 / 11), (1000, 0.9)):
+        state.updates, weight.grad = updates, torch.ones_like(weight)
+        state.step(1e-2)
+        expected.lerp_(weight.detach(), 1 - decay)
+        assert torch.allclose(state.average.key_proj.weight, expected)
+
+
 def test_moments_of_another_shape_are_refused(tiny_network, tmp_path):
     """Fused Adam would write past them."""
     network, path = tiny_network(), tmp_path / "checkpoint.pth"
