@@ -15,7 +15,7 @@ import torch
 
 from util import device
 from util.device import half_precision, pick_device
-from util.errors import is_out_of_memory
+from util.errors import InputError, is_out_of_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +27,11 @@ def test_each_process_selects_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", selected.append)
     assert pick_device("auto", local_rank=1) == torch.device("cuda", 1)
     assert selected == [torch.device("cuda", 1)]
+
+
+def test_unknown_devices_are_refused():
+    with pytest.raises(InputError, match="--device gpu: not available"):
+        pick_device("gpu")
 
 
 @pytest.mark.parametrize(("cost", "expected"), [(0.5, torch.bfloat16), (6, None)])

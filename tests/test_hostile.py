@@ -140,6 +140,23 @@ def test_what_others_made_is_never_replaced(tmp_path, tiny_weights, capsys):
         assert contents(tmp_path) == before, arguments
 
 
+def test_masks_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch, capsys):
+    folders = [tmp_path / "truth", tmp_path / "results"]
+    for path in [folder / video / f"{name}.png" for folder in folders for video in "ab" for name in names(4)]:
+        write_mask(path, blocks(SIZE, 1))
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path == tmp_path / "truth/b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SystemExit):
+        score.main([*map(str, folders)])
+    assert capsys.readouterr().err == f"error: {tmp_path}/truth/b cannot be used (Permission denied)\n"
+
+
 def test_own_files_are_replaced(tmp_path):
     for folder in ("truth", "results"):
         for name in names(4):
