@@ -16,6 +16,7 @@ from util.errors import InputError, describe
 from util.files import read_json
 from util.parallel import parallel_map
 
+META = "YouTube-VOS's JSON of the form videos → objects → frames"
 LISTS = Path(__file__).parent / "lists"
 SPLITS = {2016: ("val", "train"), 2017: ("val", "testdev", "train")}
 
@@ -98,13 +99,13 @@ def youtube_videos(
 def read_meta(path: Path) -> dict[str, list[str]]:
     """{video: names of the frames wanted of it, in order} from a meta.json. Raises `InputError`."""
     try:
-        videos = read_json(path, "YouTube-VOS's list of videos, objects and frames")["videos"]
+        videos = read_json(path, META)["videos"]
         empty: list[str] = []
         wanted = {n: sum((entry["frames"] for entry in v["objects"].values()), empty) for n, v in videos.items()}
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected JSON of the form videos → objects → frames ({error!r})") from error
+        raise InputError(f"{path}: expected {META} ({error!r})") from error
     return {
         check_name(name, path): sorted({check_name(frame, path) for frame in frames}, key=natural_order)
         for name, frames in sorted(wanted.items())

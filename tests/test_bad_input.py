@@ -42,15 +42,16 @@ CASES = [
     (eval_generic, [*VIDEO, f"{DIGITS}:mask.png"], "--mask 999"),
     (eval_generic, [*VIDEO, f"1:{LONG}"], "error: a"),
     (eval_generic, [*VIDEO, "mask.png\n"], r"error: mask.png\n: no such file"),
-    (eval_youtube, YOUTUBE, "meta.json: is not JSON"),
+    (eval_youtube, YOUTUBE, "meta.json: cannot be read as JSON"),
     (plot_training, ["log.jsonl", "--output", "out.png"], "log.jsonl: is not a training log"),
     (plot_training, ["data", "--smooth", DIGITS], "argument --smooth: "),
-    (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: is not JSON"),
+    (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: cannot be read as JSON"),
     (score, [*SCORE, "--seen", "seen.txt", "--meta", "pipe"], "pipe: is not a regular file"),
     (score, [*SCORE, "--seen", "seen.txt", "--meta", "huge.json"], "huge.json: expected YouTube-VOS's meta.json"),
     (convert_masks, ["missing", "out", "--from", "masks", "--to", "coco"], "missing cannot be used"),
     (convert_masks, ["data/JPEGImages", "out", "--from", "masks", "--to", "coco"], "holds no annotated frame"),
-    (convert_masks, ["deep.json", "out"], "deep.json: is not JSON"),
+    (convert_masks, ["twice.json", "out"], "twice.json: cannot be read as JSON (the same name twice"),
+    (convert_masks, ["deep.json", "out"], "deep.json: cannot be read as JSON"),
     (convert_masks, ["pipe", "out", "--from", "cvat"], "pipe: is not a regular file"),
     (convert_masks, ["log.jsonl", "out", "--from", "cvat"], "log.jsonl: cannot be read as cvat"),
     (convert_masks, ["huge.json", "out"], "huge.json: cannot be read as coco (ValueError: an image is"),
@@ -90,6 +91,7 @@ def files(tmp_path_factory) -> Path:
     (root / "youtube/valid").mkdir(parents=True)
     for name in ("youtube/valid/meta.json", "deep.json"):
         (root / name).write_text("[" * 10**5)
+    (root / "twice.json").write_text('{"images": [], "images": [], "annotations": []}')
     (root / "log.jsonl").write_text("[" * 10**5 + "\n")
     (root / "seen.txt").write_text("a\n")
     for name in ("loop", "loop.png"):

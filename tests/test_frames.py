@@ -84,7 +84,7 @@ def test_unusual_names_are_names(tmp_path, name):
 )
 def test_malformed_meta_is_one_line(tmp_path, text):
     (tmp_path / "meta.json").write_text(text)
-    with pytest.raises(InputError, match="meta.json: expected JSON of the form") as caught:
+    with pytest.raises(InputError, match="meta.json: .*expected YouTube-VOS's JSON of the form") as caught:
         read_meta(tmp_path / "meta.json")
     assert "\n" not in str(caught.value)
 

@@ -75,7 +75,7 @@ FAULTS = {  # what becomes of a part of a video, and what the error says
 
 
 def test_faulty_videos_among_good_ones(tmp_path, evaluate):
-    good = ["a", "→\udcff" if sys.platform == "linux" else "→", "z"]  # elsewhere names of files are Unicode
+    good = ["{a} %d", "→\udcff" if sys.platform == "linux" else "→", "z"]  # elsewhere names of files are Unicode
     data = own_data(tmp_path / "data", {name: {0: blocks(SIZE, 1)} for name in (*good, *FAULTS)}, frames=3)
     for name, (part, what, _) in FAULTS.items():
         replace_by(data / part.format(name), what)

@@ -42,11 +42,18 @@ def read_bytes(path: Path, expected: str) -> bytes:
 
 def read_json(path: Path, expected: str) -> Any:
     """The value in a JSON file of others. Raises `InputError` like `read_bytes`, also for anything but JSON."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            raise ValueError("the same name twice in one object")
+        return values
+
     data = read_bytes(path, expected)
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}); expected {expected}") from error
+        raise InputError(f"{path}: cannot be read as JSON ({error}); expected {expected}") from error
 
 
 def files_below(folder: Path) -> list[Path]:
