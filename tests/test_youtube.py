@@ -90,7 +90,7 @@ def mask_beyond_the_end(data):
     ("spoil", "message"),
     [
         (lambda d: (d / "valid/meta.json").unlink(), "valid/meta.json: no such file"),
-        (lambda d: (d / "valid/meta.json").write_text("{"), "valid/meta.json: expected JSON of the form"),
+        (lambda d: (d / "valid/meta.json").write_text("{"), "valid/meta.json: cannot be read as JSON"),
         (lambda d: edit_meta(d, lambda m: m["videos"].update(cc=m["videos"]["aa"])), "Annotations/cc: no mask"),
         (
             lambda d: edit_meta(d, lambda m: m["videos"]["aa"]["objects"]["2"]["frames"].append("00099")),
