@@ -102,8 +102,6 @@ def read_meta(path: Path) -> dict[str, list[str]]:
         videos = read_json(path, META)["videos"]
         empty: list[str] = []
         wanted = {n: sum((entry["frames"] for entry in v["objects"].values()), empty) for n, v in videos.items()}
-    except InputError:
-        raise
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected {META} ({error!r})") from error
     return {

@@ -165,13 +165,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     Raises `InputError` unless each entry is a dict and its iteration, if it has one, a whole number.
     """
-    entries = []
+    entries, lines = [], read_bytes(path, "a training log").splitlines()
     try:
-        for line in read_bytes(path, "a training log").splitlines():
+        for line in lines:
             with suppress(json.JSONDecodeError):
                 entries.append(json.loads(line))
-    except InputError:
-        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a training log ({error}); expected lines of names and numbers") from error
     for entry in entries:
