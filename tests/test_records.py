@@ -188,6 +188,17 @@ def test_damaged_results_are_segmented_again(tmp_path, evaluate):
         assert json.loads(record.read_bytes()) == good_record and png.read_bytes() == good_png
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes")
+def test_pipes_among_the_results_are_not_read(tmp_path, evaluate):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    assert evaluate(eval_generic, "--data_path", data)[0] == 0
+    for path, code in ((tmp_path / "out/a/00002.png", 0), (tmp_path / "out/.records/a.json", 2)):
+        path.unlink()
+        os.mkfifo(path)
+        found, _, error = evaluate(eval_generic, "--data_path", data)
+        assert found == code and (not code or f"{path}: is not a regular file" in error)
+
+
 def test_pngs_of_others_are_not_replaced_unasked(tmp_path, evaluate):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
     png = tmp_path / "out/a/00001.png"
