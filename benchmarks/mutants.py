@@ -40,9 +40,9 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "frames[:, t - 1], f16[:, t - 1], masks)": "frames[:, t], f16[:, t - 1], masks)",
         "memory.add(key[:, t - 1], value)": "memory.add(key[:, t], value)",
         "masks = torch.softmax(logits, dim=1)[:, 1:]": "masks = first_masks",
+        "soft_aggregate(torch.sigmoid(mask_logits) * valid)": "soft_aggregate(torch.sigmoid(mask_logits))",
     },
     ("model/network.py", "test_reference.py"): {
-        "soft_aggregate(torch.sigmoid(mask_logits) * valid)": "soft_aggregate(torch.sigmoid(mask_logits))",
         "return (image - self.mean) / self.std": "return image - self.mean",
     },
     ("model/tensor.py", "test_label_map.py tests/test_inference.py"): {

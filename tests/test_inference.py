@@ -59,6 +59,17 @@ def test_training_pass_equals_engine(tiny_network, preset, objects):
     assert (prediction.boundary is not None) == (preset == "gsfm")
 
 
+def test_a_slot_without_an_object_changes_nothing_in_training(tiny_network):
+    network = tiny_network()
+    frames, mask = clip(3, 32, 48)
+    masks = torch.stack([mask == 1, mask == 2]).float()[None]  # there is no object 2
+    with torch.no_grad():
+        one = network(frames[None], masks[:, :1], torch.ones(1, 1), make_memory(network.config))
+        two = network(frames[None], masks, torch.tensor([[1.0, 0.0]]), make_memory(network.config))
+    assert torch.allclose(one.logits, two.logits[:, :, :2], atol=1e-4)
+    assert (two.logits[:, :, 2] < -15).all()
+
+
 @every_kind
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (33, 1), (17, 31), (32, 48), (50, 47)])
 def test_any_size(make_core, kind, size):
