@@ -116,14 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
         videos[name] = args.video
         if args.mask:
             masks[name] = parse_masks(args.mask)
-    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, args.size))
-    annotator.open(name)
     try:
         listening = socket.create_server(
             (args.host, args.port), family=socket.AF_INET6 if ":" in args.host else socket.AF_INET
         )
-    except OSError as error:
-        raise InputError(f"--host {args.host} --port {args.port}: cannot listen there ({error.strerror})") from error
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the latter: no address, or no port
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"--host {args.host} --port {args.port}: cannot listen there ({reason})") from error
+    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, args.size))
+    annotator.open(name)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     guard = Guard(make_app(annotator), token, args.host, port)
     if guard.is_open:

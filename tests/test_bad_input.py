@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import annotate
 import eval_generic
 import eval_youtube
 import train
@@ -29,6 +30,7 @@ EVAL = ["--model", "model.pth", "--output", "out", "--device", "cpu"]
 VIDEO, FOLDER = [*EVAL, "--video", "clip.mp4", "--mask"], [*EVAL, "--data_path", "data"]
 YOUTUBE = [*EVAL, "--yv_path", "youtube", "--six_fps"]
 TRAIN = ["--id", "run", "--stage", "0", "--static_root", "data", "--saves", "out", "--device", "cpu"]
+ANNOTATE = ["--workspace", "out", "--model", "model.pth", "--no_browser"]
 SCORE = ["data/Annotations", "data/Annotations", "--all_frames"]
 
 CASES = [
@@ -75,6 +77,8 @@ CASES = [
     (check_masks, ["--video", "a:b.mp4", "--mask", "mask.png"], "a:b.mp4: cannot be opened as a video"),
     (convert_checkpoint, ["model.pth", "loop"], "loop"),
     (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "top_k=-1: expected at least 1"),
+    (annotate, ["--video", "clip.mp4", *ANNOTATE, "--port", "1000000000000"], "--port 1000000000000: cannot listen"),
+    (annotate, ["--video", "clip.mp4", *ANNOTATE, "--host", "\udcff"], "cannot listen there"),
     (train, [*TRAIN, "--static_root", LONG], "error: a"),
     (train, [*TRAIN, "--load_network", "loop"], "loop: "),
     (train, [*TRAIN, "--seed", "-1"], "--seed -1: expected"),
