@@ -70,6 +70,8 @@ def expected_masks(dataset: str, root: Path, split: str) -> dict[str, Expected]:
     for video in videos:
         ids = {0}.union(*(np.unique(read_mask(path)).tolist() for path in video.masks))
         expected |= {f"{prefix}{video.name}/{frame}.png": Expected(video.size, ids) for frame in video.outputs or ()}
+    if not expected:
+        raise InputError(f"{root}: asks for no mask; expected the videos of {dataset}")
     return expected
 
 

@@ -17,6 +17,7 @@ from scripts import (
     convert_checkpoint,
     convert_masks,
     extract_frame,
+    make_submission,
     make_synthetic,
     plot_training,
     resize_length,
@@ -45,6 +46,7 @@ CASES = [
     (eval_generic, [*VIDEO, f"1:{LONG}"], "error: a"),
     (eval_generic, [*VIDEO, "mask.png\n"], r"error: mask.png\n: no such file"),
     (eval_youtube, YOUTUBE, "meta.json: cannot be read as JSON"),
+    (make_submission, ["youtube2019", "data/Annotations", "--data", "nothing"], "nothing: asks for no mask"),
     (plot_training, ["log.jsonl", "--output", "out.png"], "log.jsonl: is not a training log"),
     (plot_training, ["data", "--smooth", DIGITS], "argument --smooth: "),
     (score, [*SCORE, "--seen", "seen.txt", "--meta", "deep.json"], "deep.json: cannot be read as JSON"),
@@ -93,6 +95,9 @@ def files(tmp_path_factory) -> Path:
     write_video(root / "clip.mp4", 3, (48, 64))
     write_first_mask(root / "mask.png", (48, 64))
     (root / "youtube/valid").mkdir(parents=True)
+    for name in ("JPEGImages", "Annotations"):
+        (root / "nothing/valid" / name).mkdir(parents=True)
+    (root / "nothing/valid/meta.json").write_text('{"videos": {}}')
     for name in ("youtube/valid/meta.json", "deep.json"):
         (root / name).write_text("[" * 10**5)
     (root / "twice.json").write_text('{"images": [], "images": [], "annotations": []}')
