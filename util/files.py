@@ -75,10 +75,9 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
     for source in inputs:
         if target.is_relative_to(os.path.realpath(source)):
             raise InputError(f"{path}: is part of the input {source}; expected another file to write")
-    if mark is None:
-        if os.path.lexists(target):
-            raise InputError(f"{path}: exists; expected the name of a new file or folder to write")
-    elif target.is_file():
+    if os.path.lexists(target) and (mark is None or not target.is_file()):
+        raise InputError(f"{path}: exists; expected the name of a new file or folder to write")
+    if mark and target.is_file():
         with target.open("rb") as file:
             if mark not in file.read(4096):
                 raise InputError(f"{path}: exists and was not written by this program; expected another file to write")
