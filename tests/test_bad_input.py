@@ -61,7 +61,7 @@ CASES = [
     (convert_masks, ["huge.json", "out"], "huge.json: cannot be read as coco (ValueError: an image is"),
     (convert_masks, ["data/Annotations", "loop", "--to", "coco"], "loop: exists"),
     (extract_frame, ["clip.mp4", "loop.png"], "loop.png: exists"),
-    (score, [*SCORE, "--csv", "pipe", "--videos", "missing"], "pipe: exists; expected the name of a new file"),
+    (score, [*SCORE, "--csv", "pipe", "--videos", "missing"], "pipe: is not a regular file; expected"),
     (score, [*SCORE, "--plot", "out", "--images", "pipe"], "pipe: no such folder; expected VIDEO/FRAME.jpg"),
     (score, [*SCORE, "--workers", "-1"], "--workers -1: expected 1 to 1024 threads"),
     (resize_length, ["loop", "out"], "loop: no such folder"),

@@ -76,7 +76,8 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
         if target.is_relative_to(os.path.realpath(source)):
             raise InputError(f"{path}: is part of the input {source}; expected another file to write")
     if os.path.lexists(target) and (mark is None or not target.is_file()):
-        raise InputError(f"{path}: exists; expected the name of a new file or folder to write")
+        fault = "exists" if mark is None else "is not a regular file"
+        raise InputError(f"{path}: {fault}; expected the name of a new file or folder to write")
     if mark and target.is_file():
         with target.open("rb") as file:
             if mark not in file.read(4096):
