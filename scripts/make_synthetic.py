@@ -100,10 +100,10 @@ def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
     """
     marker, text = output / "synthetic.txt", f"The videos {PREFIX}* are written by scripts/make_synthetic.py.\n"
     existing = [path for path in (marker, listing, *folders) if path and path.exists()]
-    if existing and not (marker.is_file() and marker.read_text(errors="replace") == text):
+    if existing and not (marker.is_file() and marker.read_text("utf-8", "replace") == text):
         raise InputError(f"{existing[0]}: exists and was not written by this program; choose another --output")
     if listing and listing.exists():
-        listed = read_meta(listing) if listing.suffix == ".json" else listing.read_text(errors="replace").split()
+        listed = read_meta(listing) if listing.suffix == ".json" else listing.read_text("utf-8", "replace").split()
         if not all(name.startswith(PREFIX) for name in listed):
             raise InputError(f"{listing}: lists other videos than generated ones; choose another --output or --split")
     write_bytes(marker, text.encode())

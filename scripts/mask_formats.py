@@ -65,7 +65,7 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())  # in UTF-8, perhaps with a byte order mark
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
 

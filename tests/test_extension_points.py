@@ -31,13 +31,13 @@ def test_every_memory_has_its_class():
 
 
 def test_contributing_names_files_that_exist():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+(?:\.py|\.md|/))`", text)
     assert len(named) > 15 and [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_pre_commit_uses_the_version_of_ruff_that_make_lint_uses():
-    version = re.search(r"^ruff==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.M)
+    version = re.search(r"^ruff==(\S+)", (ROOT / "requirements-dev.txt").read_text(encoding="utf-8"), re.M)
     assert version
-    used = re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    used = re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert used and set(used) == {version[1]}

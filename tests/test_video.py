@@ -26,7 +26,7 @@ def picture(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def test_davis_lists_are_the_official_ones():
-    listed = {path.stem: path.read_text().split() for path in LISTS.iterdir()}
+    listed = {path.stem: path.read_text(encoding="utf-8").split() for path in LISTS.iterdir()}
     assert {name: len(set(videos)) for name, videos in listed.items()} == {
         "davis2016_train": 30, "davis2016_val": 20, "davis2017_train": 60, "davis2017_val": 30, "davis2017_test-dev": 30
     }  # fmt: skip

@@ -181,8 +181,8 @@ def test_killed_worker_ends_in_one_line(flags):
     if not children.exists():
         process.kill()
         pytest.skip("this system does not list a process's children")
-    workers = [int(pid) for pid in children.read_text().split()]
-    workers = [pid for pid in workers if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    workers = [int(pid) for pid in children.read_text(encoding="utf-8").split()]
+    workers = [pid for pid in workers if "train.py" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
     os.kill(workers[0], signal.SIGKILL)
     _, messages = process.communicate(timeout=60)
     last = messages.strip().splitlines()[-1]
