@@ -2,17 +2,24 @@
 
 import re
 import typing
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from inference_memory_bank import make_memory
+from model import encoders
 from model.config import MEMORIES, NetworkConfig
 from model.network import Network
+from training.config import LIMITS, Machine, Recipe, Records, Validation
 
 ROOT = Path(__file__).parents[1]
 BACKBONES = typing.get_args(typing.get_type_hints(NetworkConfig)["backbone"])
+
+
+def test_every_backbone_is_in_the_table():
+    assert set(BACKBONES) == set(encoders.BACKBONES)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -28,6 +35,12 @@ def test_every_backbone_has_its_widths(backbone):
 def test_every_memory_has_its_class():
     classes = {type(make_memory(NetworkConfig.preset("gsfm", memory=name))) for name in MEMORIES}
     assert len(classes) == len(MEMORIES)
+
+
+def test_every_number_has_its_limits():
+    settings = [field for group in (Recipe, Validation, Records, Machine) for field in fields(group)]
+    numbers = {field.name for field in settings if type(field.default) in (int, float)}
+    assert "dice_weight" in numbers and numbers - LIMITS.keys() == {"local_rank"}  # which is ignored
 
 
 def test_contributing_names_files_that_exist():
