@@ -208,7 +208,9 @@ def test_a_truncated_video_file_is_an_error_at_its_end(tmp_path):
     path = write_video_file(tmp_path / "cut.mp4", 40, movflags="faststart")
     cut(path, path.stat().st_size * 2 // 3)
     video = open_video(path, write_mask_file(tmp_path))
-    with pytest.raises(InputError, match="of 40 frames; expected a complete file"):
+    with pytest.raises(
+        InputError, match="cut.mp4: (ends after .* of 40 frames|frame .* cannot be decoded)"
+    ):  # by FFmpeg 7
         list(video)
 
 
