@@ -123,7 +123,7 @@ def make_app(annotator: Annotator) -> Starlette:
                 while not annotator.is_closing():
                     try:
                         yield await asyncio.wait_for(listener[1].get(), PING)
-                    except TimeoutError:
+                    except asyncio.TimeoutError:  # another type than TimeoutError before Python 3.11
                         yield ": ping\n\n"
             finally:
                 annotator.listeners.discard(listener)

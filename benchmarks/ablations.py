@@ -47,7 +47,7 @@ def call(log: Path, script: str, *options: str | Path, threads: int | None) -> N
     """Run a program of this project and append its output to ``log``. Raises `InputError` if it fails."""
     command = [sys.executable, str(ROOT / script), *map(str, options)]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
         file.flush()
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
@@ -66,9 +66,9 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     log = folder / "output.txt"
     threads = max(1, cpu_count() // args.jobs) if args.jobs > 1 else None
     record = folder / "flags.txt"
-    if begun(config) and record.is_file() and record.read_text() != shlex.join(flags):
+    if begun(config) and record.is_file() and record.read_text(encoding="utf-8") != shlex.join(flags):
         raise InputError(f"{folder}: contains a run with other flags ({record.name}); expected another --prefix")
-    record.write_text(shlex.join(flags))
+    record.write_text(shlex.join(flags), encoding="utf-8")
     if not weights.is_file():
         resume = ["--load_model", checkpoint, *without(flags, "--load_network")]
         start = resume if begun(config) else ["--overwrite", *flags]
@@ -172,7 +172,9 @@ def main(arguments: list[str] | None = None) -> None:
             results[variant][seed] = result
             print(f"{variant}, seed {seed}: J&F {results[variant][seed]['J&F']:.1f}", flush=True)
             with atomic_path(args.output / f"{args.prefix}.json") as temporary:
-                temporary.write_text(json.dumps({"training": args.training, "size": args.size} | results, indent=1))
+                temporary.write_text(
+                    json.dumps({"training": args.training, "size": args.size} | results, indent=1), encoding="utf-8"
+                )
     print(table(results))
 
 

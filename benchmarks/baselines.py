@@ -27,7 +27,7 @@ from datasets.listing import SPLITS, davis_videos
 from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
-from model.encoders import BACKBONE_DIMS
+from model.encoders import BACKBONES, backbone_dims
 from model.network import FrameFeatures, Network
 from model.optimized import optimized_copy
 from util.device import DEVICES, pick_device
@@ -95,7 +95,7 @@ class NearestNetwork(Network):
 
     def __init__(self, backbone: str, temperature: float):
         super().__init__(NetworkConfig.preset("stcn", backbone=backbone))
-        self.length = math.sqrt(math.sqrt(BACKBONE_DIMS[backbone][2]) / (2 * temperature))
+        self.length = math.sqrt(math.sqrt(backbone_dims(backbone)[2]) / (2 * temperature))
 
     def encode_key(self, image: torch.Tensor) -> FrameFeatures:
         """Normalised frames N×3×H×W → features with only a key N×C×H/16×W/16."""
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
     add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
     add("--size", type=int, default=480, metavar="N", help=f"shorter side at inference {default}")
-    add("--backbone", choices=tuple(BACKBONE_DIMS), default="resnet18", help=default)
+    add("--backbone", choices=tuple(BACKBONES), default="resnet18", help=default)
     add("--pretrained", type=Path, nargs="+", metavar="FILE", help="local ImageNet weights (default: download them)")
     add("--latest", type=int, default=7, metavar="N", help=f"frames in memory besides the first {default}")
     add("--top", type=int, default=10, dest="top_k", metavar="K", help=f"positions that each position reads {default}")

@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         plot(played, args.rounds, args.plot)
     if args.json:
         with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(played, indent=1))
+            temporary.write_text(json.dumps(played, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

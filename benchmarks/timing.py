@@ -65,7 +65,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -74,4 +74,4 @@ def write_json(path: Path, device: torch.device, figures: dict[str, Any]) -> Non
     """Write the figures and what they were measured on."""
     setup = {"machine": machine(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(setup | figures, indent=1, default=str))
+        temporary.write_text(json.dumps(setup | figures, indent=1, default=str), encoding="utf-8")

@@ -14,20 +14,19 @@ from model.resnet import BasicBlock, Bottleneck, stage
 from model.weights import extend_input_channels, read_backbone
 from util.errors import InputError
 
-# Channels of f4, f8, f16.
-BACKBONE_DIMS = {
-    "resnet50": (256, 512, 1024),
-    "resnet18": (64, 128, 256),
-    "resnet34": (64, 128, 256),
-    "resnet101": (256, 512, 1024),
-}
 # Type and numbers of the blocks of layer1, layer2, layer3.
-BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int]]] = {
+BACKBONES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int]]] = {
     "resnet50": (Bottleneck, (3, 4, 6)),
     "resnet18": (BasicBlock, (2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6)),
     "resnet101": (Bottleneck, (3, 4, 23)),
 }
+
+
+def backbone_dims(name: str) -> tuple[int, int, int]:
+    """Channels of f4, f8 and f16."""
+    expansion = BACKBONES[name][0].expansion
+    return 64 * expansion, 128 * expansion, 256 * expansion
 
 
 class Backbone(nn.Module):
@@ -39,13 +38,13 @@ class Backbone(nn.Module):
     def __init__(self, name: str, extra_channels: int = 0):
         super().__init__()
         self.name = name
-        block, numbers = BLOCKS[name]
-        dims = (64, *BACKBONE_DIMS[name])
+        block, numbers = BACKBONES[name]
+        f4_dim, f8_dim, _ = backbone_dims(name)
         self.conv1 = nn.Conv2d(3 + extra_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = stage(block, dims[0], 64, numbers[0], stride=1)
-        self.layer2 = stage(block, dims[1], 128, numbers[1], stride=2)
-        self.layer3 = stage(block, dims[2], 256, numbers[2], stride=2)
+        self.layer1 = stage(block, 64, 64, numbers[0], stride=1)
+        self.layer2 = stage(block, f4_dim, 128, numbers[1], stride=2)
+        self.layer3 = stage(block, f8_dim, 256, numbers[2], stride=2)
         self.train()
 
     def initialize(self) -> None:
@@ -104,7 +103,7 @@ class ValueEncoder(nn.Module):
         super().__init__()
         self.single_object = single_object
         self.backbone = Backbone("resnet18", extra_channels=1 if single_object else 2)
-        self.fuser = FeatureFusion(BACKBONE_DIMS["resnet18"][2], f16_dim, value_dim)
+        self.fuser = FeatureFusion(backbone_dims("resnet18")[2], f16_dim, value_dim)
 
     def forward(
         self, image: torch.Tensor, f16: torch.Tensor, masks: torch.Tensor, others: torch.Tensor

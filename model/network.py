@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from model.blocks import join
 from model.config import InferenceSettings, NetworkConfig
 from model.decoder import Decoder
-from model.encoders import BACKBONE_DIMS, Backbone, ValueEncoder
+from model.encoders import Backbone, ValueEncoder, backbone_dims
 from model.spectral import SpectralFilter
 from model.tensor import keep_uncompiled, soft_aggregate
 from model.weights import fit_weights, read_network_file, write_network_file
@@ -71,7 +71,7 @@ class Network(nn.Module):
         self.config = config
         self.recommended = InferenceSettings()  # how its weights are best evaluated, if known
         self.checkpoint_activations = False  # in training: recompute activations in the backward pass
-        f4_dim, f8_dim, f16_dim = BACKBONE_DIMS[config.backbone]
+        f4_dim, f8_dim, f16_dim = backbone_dims(config.backbone)
         self.key_encoder = Backbone(config.backbone)
         self.lfm = SpectralFilter(f16_dim, "low", config.spectrum, config.filter) if config.lfm else nn.Identity()
         self.key_proj = nn.Conv2d(f16_dim, config.key_dim, 3, padding=1)

@@ -59,7 +59,7 @@ def download_listed(checksums: Path, url: str, folder: Path) -> None:
 
     Raises `InputError` like `download`; the next call continues.
     """
-    files = [line.split(maxsplit=1) for line in checksums.read_text().splitlines()]
+    files = [line.split(maxsplit=1) for line in checksums.read_text(encoding="utf-8").splitlines()]
     with progress_bar(len(files), "files ") as bar:
         for i, (sha256, name) in enumerate(files):
             download(f"{url.rstrip('/')}/{name}", folder / name, sha256, show=False)

@@ -105,7 +105,7 @@ def claim(output: Path, folders: list[Path], listing: Path | None) -> None:
     """
     marker, text = output / "synthetic.txt", f"The videos {PREFIX}* are written by scripts/make_synthetic.py.\n"
     existing = [path for path in (marker, listing, *folders) if path and path.exists()]
-    if existing and not (marker.is_file() and marker.read_text(errors="replace") == text):
+    if existing and not (marker.is_file() and marker.read_text("utf-8", "replace") == text):
         raise InputError(f"{existing[0]}: exists and was not written by this program; choose another --output")
     if listing and listing.exists():
         listed = read_meta(listing) if listing.suffix == ".json" else read_names(listing)

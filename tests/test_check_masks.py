@@ -100,8 +100,9 @@ CERTAIN = {  # the mask of frame 0, the fault, what was meant
         ONE * 255,
     ),
     "thin colours": (Image.fromarray(COLOURS[IDS] | LINE), "is a RGB image; {}: ids by colour", THIN),
-    "16 bits": (Image.fromarray(IDS.astype(np.uint16)), "is a I;16 image; {}: saved with 8 bits", IDS),
-    "ids above 255": (Image.fromarray(IDS.astype(np.uint16) * 300), "is a I;16 image; {}", ORDER),
+    # Pillow reads them as I or, in later versions, I;16.
+    "16 bits": (Image.fromarray(IDS.astype(np.uint16)), " image; {}: saved with 8 bits", IDS),
+    "ids above 255": (Image.fromarray(IDS.astype(np.uint16) * 300), " image; {}", ORDER),
     "narrower": (palette_image(IDS[:, 1:]), "is 119×90, but its frame is 120×90; {}: resized", IDS),
     "lower": (palette_image(IDS[1:]), "is 120×89, but its frame is 120×90; {}: resized", IDS),
 }

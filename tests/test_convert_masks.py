@@ -51,7 +51,7 @@ def test_labelme(tmp_path, capsys):
         ]
     ):
         content = {"shapes": shapes, "imagePath": f"{t}.jpg", "imageHeight": 8, "imageWidth": 10}
-        (tmp_path / f"in_{t}.json").write_text(json.dumps(content))
+        (tmp_path / f"in_{t}.json").write_text(json.dumps(content), encoding="utf-8-sig", newline="\r\n")
     convert([str(tmp_path), str(tmp_path / "out")])
     masks = masks_in(tmp_path / "out")
     first = square()

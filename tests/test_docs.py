@@ -11,6 +11,7 @@ from scripts.check_docstrings import missing_shapes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "saves/README.md"))]
 # Where flags are defined, besides the programs themselves.
 SHARED = ("eval_flags.py", "training/config.py", "model/config.py", "datasets/config.py", "benchmarks/timing.py")
 
@@ -35,7 +36,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     assert (tmp_path / "output/quickstart/overlay.mp4").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_name_programs_and_flags_that_exist(page):
     text = page.read_text(encoding="utf-8")
     for line in text.replace("\\\n", " ").splitlines():
@@ -45,6 +46,19 @@ def test_commands_name_programs_and_flags_that_exist(page):
                 assert flag == "help" or re.search(rf"\b{flag}\b", known), f"--{flag}: {line}"
     for module in re.findall(r"^::: ([\w.]+)$", text, re.M):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    """Also those between files that are no pages of the site, which the strict build does not see."""
+    made = {ROOT / "docs" / name for name in ("contributing.md", "data.md", "saves.md", "changelog.md")}
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists() or target in made, link
+        if anchor and target.exists():
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
 
 
 def test_navigation_holds_every_page():

@@ -7,12 +7,12 @@ import torch
 
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
+from model.config import MEMORIES
 from model.tensor import soft_aggregate
 
-KINDS = {
-    "space_time": ({}, {"top_k": 20}),
+KINDS: dict[str, tuple[dict, dict]] = {
+    **{name: ({"memory": name}, {"top_k": 20}) for name in MEMORIES},
     "bounded": ({}, {"top_k": 20, "max_frames": 2}),
-    "global_context": ({"memory": "global_context"}, {}),
     "anchored": ({"memory": "global_context", "gc_update": "anchored"}, {}),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -8,18 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # Highest first. A layer may import from layers below it; leaves do not know each other, except inside a folder.
+PROGRAMS = {path.stem for path in ROOT.glob("*.py") if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")}
 LAYERS = [
-    {
-        "train",
-        "eval_davis",
-        "eval_davis_2016",
-        "eval_youtube",
-        "eval_generic",
-        "hubconf",
-        "annotate",
-        "scripts",
-        "benchmarks",
-    },
+    {*PROGRAMS, "hubconf", "scripts", "benchmarks", "docs"},
     {"eval_flags"},
     {"training", "eval_program"},
     {"evaluation", "annotation"},
@@ -42,7 +33,8 @@ def test_imports_only_point_down():
     seen = 0
     for path in sources():
         own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
+        assert own in LEVEL, f"{path}: expected its layer in LAYERS"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}: relative import"
@@ -57,7 +49,7 @@ def test_imports_only_point_down():
 
 
 def test_memories_need_torch_alone():
-    tree = ast.parse((ROOT / "inference_memory_bank.py").read_text())
+    tree = ast.parse((ROOT / "inference_memory_bank.py").read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in imported} <= {"torch", "math", "typing", "collections"}
@@ -65,7 +57,7 @@ def test_memories_need_torch_alone():
 
 def test_code_is_device_agnostic_and_loads_safely():
     for path in sources():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert not re.search(r"\.cuda\(\)", text), path
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, f"{path}: {call}"
@@ -73,8 +65,8 @@ def test_code_is_device_agnostic_and_loads_safely():
 
 def test_every_program_explains_itself():
     """Each opens with the command that runs it."""
-    programs = [p for p in sources() if 'if __name__ == "__main__":' in p.read_text()]
+    programs = [p for p in sources() if 'if __name__ == "__main__":' in p.read_text(encoding="utf-8")]
     assert len(programs) > 10
     for path in programs:
-        doc = ast.get_docstring(ast.parse(path.read_text()))
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert doc and path.name in doc, f"{path}: the docstring names no command"

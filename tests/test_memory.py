@@ -4,19 +4,22 @@ Float32 differs from the float64 definitions by 1e-6 or less with every kernel (
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import inference_memory_bank
-from inference_memory_bank import GlobalContextMemory, SpaceTimeMemory
+from inference_memory_bank import GlobalContextMemory, SpaceTimeMemory, make_memory
+from model.config import MEMORIES as CONFIGURED
+from model.config import NetworkConfig
 
-MEMORIES = {
-    "space_time": lambda: SpaceTimeMemory(),
+MEMORIES: dict[str, Callable] = {
+    **{name: partial(make_memory, NetworkConfig.preset("stcn", memory=name)) for name in CONFIGURED},
     "top_k": lambda: SpaceTimeMemory(top_k=7),
     "bounded": lambda: SpaceTimeMemory(top_k=7, max_frames=3),
-    "context": lambda: GlobalContextMemory(),
     "context_mean": lambda: GlobalContextMemory(norm="mean"),
     "context_anchored": lambda: GlobalContextMemory(update="anchored"),
 }
@@ -173,7 +176,7 @@ def test_replacing_forgetting_and_dropping_equal_never_having_had(kind):
 
 
 def test_a_global_context_refuses_to_forget_what_it_does_not_keep():
-    for kind in ("context", "context_anchored"):
+    for kind in ("global_context", "context_anchored"):
         memory = MEMORIES[kind]()
         memory.add(*frame(), frame=0)
         with pytest.raises(ValueError, match="frame 0 is mixed into the global context; expected a permanent frame"):
@@ -278,7 +281,7 @@ def test_an_hour_of_video_neither_drifts_nor_grows():
 def test_bytes_held_follow_the_kind(grad):
     """The space-time memory grows with the frames, a bounded one stops, the global context is a matrix per object."""
     held = {}
-    for kind in ("space_time", "bounded", "context", "context_anchored"):
+    for kind in ("space_time", "bounded", "global_context", "context_anchored"):
         memory, sizes = MEMORIES[kind](), []
         assert memory.nbytes == 0
         for _ in range(40):
@@ -289,7 +292,7 @@ def test_bytes_held_follow_the_kind(grad):
     positions, channels = 3 * 4, 8 + 2 * 5
     assert all(size >= 4 * (t + 1) * positions * channels for t, size in enumerate(held["space_time"]))
     assert len(set(held["bounded"][4:])) == 1 and held["bounded"][-1] <= 4 * 5 * positions * channels
-    assert set(held["context"]) == {4 * 2 * 8 * 5}
+    assert set(held["global_context"]) == {4 * 2 * 8 * 5}
     assert set(held["context_anchored"][1:]) == {2 * 4 * 2 * 8 * 5}
 
 

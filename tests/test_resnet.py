@@ -5,10 +5,10 @@ import torch
 import torchvision  # type: ignore[import-untyped]  # it has no stubs
 from torch import nn
 
-from model.encoders import BLOCKS, Backbone
+from model.encoders import BACKBONES, Backbone
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_equal_to_torchvision(name):
     theirs, own = torchvision.models.get_model(name).eval(), Backbone(name).eval()
     for norm in (m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -23,7 +23,7 @@ def test_equal_to_torchvision(name):
         assert all(torch.equal(ours, feature) for ours, feature in zip(own(x), expected, strict=True))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_initial_weights_are_distributed_like_torchvision(name):
     theirs, backbone = torchvision.models.get_model(name).state_dict(), Backbone(name)
     backbone.initialize()

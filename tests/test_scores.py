@@ -20,7 +20,7 @@ from scripts.plot_scores import plot_scores, plt
 from util.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "davis_statistics.json").read_text())
+FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "davis_statistics.json").read_text(encoding="utf-8"))
 
 
 def blobs(rng, height, width, count=3):

@@ -7,6 +7,7 @@ import torch
 from datasets.access import open_frames
 from datasets.video import file_video
 from inference_core import InferenceCore
+from model.config import MEMORIES
 from model.optimized import optimized_copy
 from predictor import VideoPredictor
 from session import Session
@@ -17,7 +18,7 @@ from util.errors import InputError
 
 LENGTH, SIZE = 13, (32, 48)
 FRAMES = [picture(index, SIZE) for index in range(LENGTH)]
-NETWORKS = {"space_time": {}, "global_context": {"memory": "global_context"}}
+NETWORKS: dict[str, dict] = {name: {"memory": name} for name in MEMORIES}
 every_memory = pytest.mark.parametrize("memory", NETWORKS)
 
 

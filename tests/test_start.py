@@ -32,7 +32,7 @@ def probe(*words: str, **environment: str) -> list[str]:
 
 
 def programs():
-    return ["train.py", *sorted(path.name for path in ROOT.glob("eval_*.py") if "__main__" in path.read_text())]
+    return ["train.py", *sorted(path.name for path in ROOT.glob("eval_*.py") if "__main__" in path.read_text("utf-8"))]
 
 
 @pytest.mark.parametrize("program", [*programs(), "scripts/score.py", "scripts/demo.py"])

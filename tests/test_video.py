@@ -26,7 +26,7 @@ def picture(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def test_davis_lists_are_the_official_ones():
-    listed = {path.stem: path.read_text().split() for path in LISTS.iterdir()}
+    listed = {path.stem: path.read_text(encoding="utf-8").split() for path in LISTS.iterdir()}
     assert {name: len(set(videos)) for name, videos in listed.items()} == {
         "davis2016_train": 30, "davis2016_val": 20, "davis2017_train": 60, "davis2017_val": 30, "davis2017_test-dev": 30
     }  # fmt: skip
@@ -208,7 +208,9 @@ def test_a_truncated_video_file_is_an_error_at_its_end(tmp_path):
     path = write_video_file(tmp_path / "cut.mp4", 40, movflags="faststart")
     cut(path, path.stat().st_size * 2 // 3)
     video = open_video(path, write_mask_file(tmp_path))
-    with pytest.raises(InputError, match="of 40 frames; expected a complete file"):
+    with pytest.raises(
+        InputError, match="cut.mp4: (ends after .* of 40 frames|frame .* cannot be decoded)"
+    ):  # by FFmpeg 7
         list(video)
 
 

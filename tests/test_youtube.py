@@ -73,7 +73,7 @@ def test_other_frames_on_request(tmp_path, segment):
 
 def edit_meta(data, change):
     path = data / "valid/meta.json"
-    meta = json.loads(path.read_text())
+    meta = json.loads(path.read_text(encoding="utf-8"))
     change(meta)
     path.write_text(json.dumps(meta))
 

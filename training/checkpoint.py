@@ -11,7 +11,7 @@ import torch
 
 from model.network import Network, load_weights
 from model.weights import check_format, read_torch_file, write_network_file
-from util.distributed import gather, rank
+from util.distributed import average, gather, rank
 from util.errors import InputError
 from util.repository import commit_hash
 
@@ -41,7 +41,8 @@ class TrainingState:
         return self.average or self.network
 
     def step(self, learning_rate: float) -> None:
-        """One optimiser step with the accumulated gradients, which are cleared; the average follows."""
+        """One optimiser step with the gradients of all processes, which are cleared; the averaged weights follow."""
+        average([p.grad for p in self.network.parameters() if p.grad is not None])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_factor", 1.0)
         self.scaler.step(self.optimizer)

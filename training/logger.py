@@ -124,7 +124,7 @@ class TrainLogger:
             if path.exists():
                 kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry.get("iteration", 0) <= start]
                 write_bytes(path, "".join(kept).encode())
-            self.file = path.open("a", buffering=1)
+            self.file = path.open("a", buffering=1, encoding="utf-8")
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
         except OSError as error:
             raise InputError(f"{folder}: records cannot be written ({error.strerror or error})") from error

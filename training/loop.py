@@ -31,16 +31,15 @@ def train(config: TrainConfig, run: Run) -> None:
     for iteration in range(start + 1, recipe.iterations + 1):
         # Forward and backward
         fraction = hard_fraction(iteration - 1, recipe.start_warm, recipe.end_warm, recipe.hard_fraction)
-        for index in range(recipe.accumulate):
+        for _ in range(recipe.accumulate):
             clip = run.next_clip()
-            with run.gradient_sync(last=index == recipe.accumulate - 1):
-                with run.autocast():
-                    prediction = run.model(clip.frames, clip.masks[:, 0], clip.valid, make_memory(config.network))
-                losses = compute_losses(
-                    prediction, clip.masks[:, 1:], clip.valid, fraction, recipe.boundary_weight, recipe.dice_weight
-                )
-                loss = torch.stack(list(losses.values())).sum() / recipe.accumulate
-                state.scaler.scale(loss).backward()
+            with run.autocast():
+                prediction = state.network(clip.frames, clip.masks[:, 0], clip.valid, make_memory(config.network))
+            losses = compute_losses(
+                prediction, clip.masks[:, 1:], clip.valid, fraction, recipe.boundary_weight, recipe.dice_weight
+            )
+            loss = torch.stack(list(losses.values())).sum() / recipe.accumulate
+            state.scaler.scale(loss).backward()
             run.meter.add(losses, prediction, clip)
 
         # Step

@@ -2,14 +2,12 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets.clip import Clip
 from datasets.loader import clip_batches
@@ -23,7 +21,7 @@ from training.folder import earlier_run, run_folder
 from training.logger import Meter, TrainLogger, log
 from training.validation import held_out_videos, validate
 from util.device import half_precision
-from util.distributed import gather, rank, world_size
+from util.distributed import broadcast, gather, rank, world_size
 from util.errors import InputError
 from util.settings import to_plain
 
@@ -63,11 +61,8 @@ class Run:
             pin_memory=device.type == "cuda",
         )
         self.meter = Meter(device, recipe.accumulate)
-        self.model: nn.Module = self.state.network
         if config.machine.compile:
-            self.model.compile()
-        if world_size() > 1:
-            self.model = DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
+            self.state.network.compile()
 
     def next_clip(self) -> Clip:
         """The next batch, on the device."""
@@ -76,12 +71,6 @@ class Run:
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.precision, self.precision is not None)
-
-    def gradient_sync(self, last: bool) -> AbstractContextManager:
-        """Processes exchange gradients in the ``last`` backward pass of a step."""
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return nullcontext()
-        return self.model.no_sync()
 
     def validate(self) -> dict[str, float]:
         """Scores of the held-out videos; the weights are kept as ``<id>_best.pth`` if they are the best so far."""
@@ -157,6 +146,7 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
         if config.pretrained != ("none",):
             network.load_imagenet(imagenet)
     network.to(device).to(memory_format=torch.channels_last).train()
+    broadcast(network.state_dict().values())
     network.checkpoint_activations = config.machine.checkpoint_activations
     if recipe.freeze_backbone:
         for module in (network.key_encoder.conv1, network.key_encoder.bn1, network.key_encoder.layer1):

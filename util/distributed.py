@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -121,6 +121,32 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def broadcast(tensors: Iterable["torch.Tensor"]) -> None:
+    """Overwrite the tensors of all processes with those of rank 0."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def average(tensors: Sequence["torch.Tensor"]) -> None:
+    """Replace tensors of one type by their mean over all processes, in one exchange.
+
+    `DistributedDataParallel` would add them in another order in the first step after a start than in later steps.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def barrier() -> None:

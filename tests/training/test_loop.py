@@ -3,6 +3,7 @@
 The programs run as their users run them, on tiny networks and generated data.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from scripts.plot_training import main as plot_training
 from tests.conftest import TINY
 from tests.scenes import discs
 from tests.training.conftest import NETWORK, ROOT, free_port
+from training.config import Recipe
 from training.logger import overlap, read_log
 
 
@@ -80,7 +82,9 @@ def test_published_commands_end_to_end(run, flags, capsys, tmp_path, data):
 
 
 def test_settings_reach_the_loss(run, monkeypatch):
-    """Weights of the terms, and the fraction of hard pixels as it falls over the iterations."""
+    """The weight of every term, and the fraction of hard pixels as it falls over the iterations."""
+    defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if f.name.endswith("_weight")}
+    weights = {name: 0.25 * number for number, name in enumerate(defaults, 1)}
     used = []
 
     def spy(prediction, masks, valid, *settings):
@@ -90,8 +94,10 @@ def test_settings_reach_the_loss(run, monkeypatch):
     monkeypatch.setattr("training.loop.compute_losses", spy)
     run("--id", "plain", "--stage", "0", "-i", "1", *NETWORK)
     recipe = ["--start_warm", "1", "--end_warm", "3", "--hard_fraction", "0.5"]
-    run("--id", "own", "--stage", "0", "-i", "5", *recipe, "--boundary_weight", "0.3", "--dice_weight", "2", *NETWORK)
-    assert used == [(1.0, 0.05, 0.0), *[(fraction, 0.3, 2.0) for fraction in (1.0, 1.0, 0.75, 0.5, 0.5)]]
+    recipe += [f"--{name}={weight}" for name, weight in weights.items()]
+    run("--id", "own", "--stage", "0", "-i", "5", *recipe, *NETWORK)
+    fractions = (1.0, 1.0, 0.75, 0.5, 0.5)
+    assert used == [(1.0, *defaults.values()), *[(fraction, *weights.values()) for fraction in fractions]]
 
 
 def test_processes_add_up_to_one(run, call, data, tmp_path):
@@ -181,8 +187,8 @@ def test_killed_worker_ends_in_one_line(flags):
     if not children.exists():
         process.kill()
         pytest.skip("this system does not list a process's children")
-    workers = [int(pid) for pid in children.read_text().split()]
-    workers = [pid for pid in workers if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    workers = [int(pid) for pid in children.read_text(encoding="utf-8").split()]
+    workers = [pid for pid in workers if "train.py" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
     os.kill(workers[0], signal.SIGKILL)
     _, messages = process.communicate(timeout=60)
     last = messages.strip().splitlines()[-1]

@@ -118,23 +118,17 @@ def finished_videos(output: Path) -> list[str]:
 
 
 def test_training_goes_on_from_the_last_checkpoint(call, flags, tmp_path):
-    """The second node dies in iteration 3. Two nodes give the same bits as one until then, and the same numbers after.
-
-    With more than two processes the first step of a start adds gradients in another order than later steps.
-    """
-    recipe = ["--stage", "0", "-i", "3", "--checkpoint_every", "2", "--save_every", "2", "--log_every", "1", *NETWORK]
+    """The second node dies in iteration 3: two nodes give the same bits as one, before and after."""
+    recipe = ["--stage", "0", "-i", "4", "--checkpoint_every", "2", "--save_every", "2", "--log_every", "1", *NETWORK]
     recipe += ["--global_batch_size", "4"]
     assert not any(call("--id", "one", *recipe, processes=4))
     run_nodes(train.main, dying_train, flags("--id", "two", *recipe, "--resume"))
     log = read_log(tmp_path / "two/two_log.jsonl")
-    assert [entry.get("iteration") for entry in log] == [None, 1, 2, None, 3]  # None: the settings of a start
-    assert_same_weights(tmp_path / "one/one_2.pth", tmp_path / "two/two_2.pth")
+    assert [entry.get("iteration") for entry in log] == [None, 1, 2, None, 3, 4]  # None: the settings of a start
+    for name in ("2", "4", "checkpoint"):
+        assert_same_weights(tmp_path / f"one/one_{name}.pth", tmp_path / f"two/two_{name}.pth")
     one, two = (read_checkpoint(tmp_path / f"{name}/{name}_checkpoint.pth")["train"] for name in ("one", "two"))
-    assert one["iteration"] == two["iteration"] == 3 and one["position"] == two["position"] == 12
-    moments = [[state["exp_avg"] for state in run["optimizer"]["state"].values()] for run in (one, two)]
-    size = max(moment.norm() for moment in moments[0])
-    for ours, theirs in zip(*moments, strict=True):
-        assert (ours - theirs).norm() < 1e-2 * ours.norm() + 1e-6 * size
+    assert one["iteration"] == two["iteration"] == 4 and one["position"] == two["position"] == 16
 
 
 def test_evaluation_keeps_finished_videos(tiny_weights, tmp_path):
