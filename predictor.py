@@ -19,8 +19,9 @@ import torch
 
 from datasets.access import MaskSource, Source, load_mask, open_frames, open_video
 from datasets.video import Video, VideoFrame, fit_mask
-from inference_core import InferenceCore, confidences, label_map
+from inference_core import InferenceCore
 from inference_memory_bank import make_memory
+from labels import confidences, label_map
 from model.network import Network, load_network
 from model.optimized import optimized_copy
 from session import FrameResult, Session

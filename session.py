@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from datasets.access import Frames, MaskSource, load_mask
 from datasets.video import fit_mask, inference_size, make_frame
-from inference_core import InferenceCore, confidences, label_map
+from inference_core import InferenceCore
+from labels import confidences, label_map
 from util.errors import InputError
 
 LOOK_CELLS = 4, 4  # rows and columns, see `Session._look`
@@ -28,7 +29,7 @@ class FrameResult:
 
     index: int  # number of the frame, from 0
     ids: np.ndarray  # H×W uint8 object ids at the video's own size, 0 for background
-    confidence: dict[int, float]  # id of each known object → 0 to 1, see `inference_core.confidences`
+    confidence: dict[int, float]  # id of each known object → 0 to 1, see `labels.confidences`
 
 
 class Progress(NamedTuple):

@@ -106,7 +106,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "if new := [i for i in ids if i not in self.object_ids]:": "if new := ids:",
         "elif needed or is_memory or self.include_last:": "elif needed:",
     },
-    ("inference_core.py", "test_label_map.py tests/test_evaluation.py"): {
+    ("labels.py", "test_label_map.py tests/test_evaluation.py"): {
         "channel > best": "channel >= best",
         'mode="bilinear", align_corners=False': 'mode="nearest"',
         "best = torch.maximum(best, channel)": "best = channel",

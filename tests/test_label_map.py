@@ -2,7 +2,7 @@
 
 import torch
 
-from inference_core import label_map
+from labels import label_map
 from model.tensor import pad_to_multiple, unpad
 
 

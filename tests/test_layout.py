@@ -27,7 +27,7 @@ LAYERS = [
     {"session"},
     {"inference_core", "results", "scoring"},
     {"inference_memory_bank", "model", "datasets"},
-    {"attention"},
+    {"attention", "labels"},
     {"util"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
