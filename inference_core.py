@@ -138,8 +138,8 @@ class InferenceCore:
     def memorise(self, image: torch.Tensor, mask: torch.Tensor, frame: int, ids: Collection[int] = ()) -> None:
         """Memorise a mask as permanent truth of frame number ``frame``, in place of what is memorised of that frame.
 
-        ``image``, ``mask`` and errors as in `step`, whose next frame is by default the one after this. ``ids``: objects,
-        known or new, that are absent unless the mask holds them. Of others that it lacks, nothing is memorised.
+        ``image``, ``mask`` and errors as in `step`, whose next frame is by default the one after this. ``ids``:
+        known or new objects that are absent unless the mask holds them. Of others that it lacks, nothing is memorised.
         """
         check_image(image, self._size)
         self._flush()

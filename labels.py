@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from util.errors import InputError
 
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
@@ -53,6 +56,17 @@ def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[in
     for object_id, channel in zip(object_ids, map(at_full_size, prob[1:]), strict=True):
         ids.masked_fill_(channel > best, object_id)
         best = torch.maximum(best, channel)
+    return ids
+
+
+def object_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int], name: str) -> np.ndarray:
+    """`label_map` as an array. Raises `InputError`, with the frame's ``name``, for what is not finite."""
+    ids = label_map(prob, size, object_ids).cpu().numpy()
+    if not prob[0].sum().isfinite():  # a NaN in one channel is one in all
+        raise InputError(
+            f"{name}: the network's output is not finite; expected weights that fit, and half precision (--amp) only"
+            " where it does not overflow"
+        )
     return ids
 
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"evaluation", "annotation"},
     {"predictor"},
     {"session"},
+    {"propagation"},
     {"inference_core", "results", "scoring"},
     {"inference_memory_bank", "model", "datasets"},
     {"attention", "labels"},
