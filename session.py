@@ -150,18 +150,19 @@ class Session:
     ) -> bool:
         """Segment every frame whose result is out of date; returns whether all are done.
 
-        Each span (see above) is segmented forwards and backwards, and fused by distance and confidence.
+        Each span (see `propagation`) is segmented forwards and backwards, and fused by distance and confidence.
 
         Args:
             around: only the spans that touch this frame, or, with ``direction`` forward or backward, all that reach
                 beyond it in that direction.
             on_frame: called after each frame; if it returns False, propagation stops. All results so far stay.
-        Raises `InputError` without any mask, and for a frame that cannot be read.
+        Raises `InputError` without any mask, for a frame that cannot be read, and for output that is not finite.
         """
         if not self._user_frames:
             raise InputError("no frame has a mask; expected annotate() before propagate()")
         chosen = self._spans()
         if around is not None:
+            self._check_index(around)
             is_chosen = {
                 "both": lambda span: span.low <= around <= span.high,
                 "forward": lambda span: around < span.high,

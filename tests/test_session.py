@@ -7,6 +7,7 @@ import torch
 from datasets.access import open_frames
 from datasets.video import file_video
 from inference_core import InferenceCore
+from model.network import Network
 from model.optimized import optimized_copy
 from predictor import VideoPredictor
 from session import Session
@@ -36,6 +37,19 @@ def new_session(tiny_network):
 def results(session: Session) -> np.ndarray:
     """T×H×W"""
     return np.stack([session.result(index).ids for index in range(len(session))])
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[torch.Tensor]:
+    """The images that go through the key encoder."""
+    images, encode_key = [], Network.encode_key
+
+    def spy(network, image):
+        images.append(image)
+        return encode_key(network, image)
+
+    monkeypatch.setattr(Network, "encode_key", spy)
+    return images
 
 
 @pytest.fixture
@@ -208,6 +222,31 @@ def test_random_access_equals_the_stream(tmp_path):
         open_frames(image for image in expected)
 
 
+def test_a_correction_costs_what_it_redoes(tiny_network, stepped, encoded):
+    """In 100 frames: the network runs once for each frame and direction, and once for each mask beside a span."""
+    session = VideoPredictor(tiny_network(), size=16).session([picture(index, (16, 24)) for index in range(100)])
+    for index in (0, 60, 80):
+        session.annotate(index, blocks((16, 24), 1))
+    session.propagate()
+    stepped.clear()
+    encoded.clear()
+    session.annotate(70, blocks((16, 24), 1))
+    session.propagate(around=70)
+    assert sorted(stepped) == sorted([*range(61, 70), *range(71, 80)] * 2)
+    assert len(encoded) == len(stepped) + 4
+
+
+def test_output_that_is_not_finite_is_no_result(tiny_network):
+    network = tiny_network()
+    with torch.no_grad():
+        network.key_encoder.conv1.weight *= 1e38
+    session = VideoPredictor(network).session(FRAMES)
+    session.annotate(3, mask(1))
+    with pytest.raises(InputError, match="frame 2: the network's output is not finite"):
+        session.propagate()
+    assert not session.is_current(2)
+
+
 def test_bad_calls(new_session):
     session = new_session()
     with pytest.raises(InputError, match="no frame has a mask"):
@@ -225,6 +264,9 @@ def test_bad_calls(new_session):
         session.forget(2)
     with pytest.raises(InputError, match="no frame to suggest"):
         session.next_frame()
+    session.annotate(0, mask(1))
+    with pytest.raises(InputError, match="no frame 13; expected 0 to 12"):
+        session.propagate(around=13)
     assert not session.result(3).ids.any()
 
 
