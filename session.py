@@ -180,20 +180,24 @@ class Session:
         return True
 
     def next_frame(self) -> int:
-        """The frame that is most worth a mask: of low confidence, unlike the user frames and far from them.
+        """The frame whose mask is expected to help most, from how uncertain, new and far from any mask the frames are.
 
-        Raises `InputError` if there is none left, or no result yet.
+        Each frame without a mask votes for those that are nearer to it than any mask, itself the most. Its vote is the
+        mean doubt of its objects times how unlike the user frames it looks. Raises `InputError` if there is no frame
+        left, or no result yet.
         """
         left = [index for index in self._results if index not in self._user_frames and index in self._looks]
         known = [index for index in self._user_frames if index in self._looks]
         if not left or not known:
             raise InputError("no frame to suggest; expected a propagated video with frames that have no mask")
         looks, given = (torch.stack([self._looks[index] for index in indices]) for indices in (left, known))
-        novelty = torch.cdist(looks, given).amin(1).tolist()
-        doubt = [1 - min(self._results[index].confidence.values(), default=0.0) for index in left]
-        distance = [min(abs(index - given) for given in self._user_frames) for index in left]
-        worth = [d * n * frames for d, n, frames in zip(doubt, novelty, distance, strict=True)]
-        return left[worth.index(max(worth))]
+        votes = np.zeros(len(self))
+        for index, novelty in zip(left, torch.cdist(looks, given).amin(1).tolist(), strict=True):
+            doubt = 1 - np.mean(list(self._results[index].confidence.values()) or [0.0])
+            distance = min(abs(index - user) for user in self._user_frames)
+            near = np.arange(max(0, index - distance + 1), min(len(self), index + distance))
+            votes[near] += doubt * novelty * (1 - abs(near - index) / distance)
+        return max(left, key=lambda index: votes[index])
 
     def _spans(self) -> list[Span]:
         return spans(self._user_frames, len(self))
