@@ -1,8 +1,9 @@
 """Propagation in both directions: which frames depend on which masks of the user, and how they are segmented.
 
 A *user frame* is one that the user has annotated. Its mask decides the objects that it holds, and all others, too, if
-it is complete. User frames that decide every object bound the *spans*: a span is segmented from its two ends, and what
-is segmented depends on the user frames in and next to it, never on the order in which they were given.
+it is complete. User frames that decide every object bound the *spans*: a span is segmented from its two ends. At an end
+of the video a span has one bound only, and is segmented from the next user frames behind that, too. Results depend on
+these user frames and those in the span, never on the order in which they were given.
 """
 
 import zlib
@@ -15,6 +16,8 @@ import torch
 
 from inference_core import InferenceCore
 from labels import confidences
+
+BEYOND = 2  # user frames behind the one bound of a span at an end of the video that it is segmented from, too
 
 
 class UserFrame(NamedTuple):
@@ -43,7 +46,7 @@ class Span:
     low: int  # the user frame before the span, or −1
     high: int  # the one behind it, or the number of frames
     object_ids: tuple[int, ...]  # of the whole video
-    user_frames: dict[int, UserFrame]  # those in the span, and these two
+    user_frames: dict[int, UserFrame]  # those that it is segmented from
 
     @property
     def frames(self) -> range:
@@ -75,11 +78,14 @@ def spans(user_frames: Mapping[int, UserFrame], length: int) -> list[Span]:
     """The spans of a video of ``length`` frames, without empty ones."""
     annotated, ids = sorted(user_frames), all_ids(user_frames)
     bounds = [-1, *(index for index in annotated if decides_all(user_frames[index], ids)), length]
-    return [
-        Span(low, high, tuple(ids), {index: user_frames[index] for index in annotated if low <= index <= high})
-        for low, high in zip(bounds, bounds[1:], strict=False)
-        if high - low > 1
-    ]
+    found = []
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        before = [index for index in annotated if index < low][-BEYOND:] if high == length else []
+        behind = [index for index in annotated if index > high][:BEYOND] if low == -1 else []
+        near = [*before, *(index for index in annotated if low <= index <= high), *behind]
+        if high - low > 1:
+            found.append(Span(low, high, tuple(ids), {index: user_frames[index] for index in near}))
+    return found
 
 
 class Found(NamedTuple):
