@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -126,9 +127,7 @@ class Session:
         ids, confidence = np.zeros(self.frames.size, np.uint8), {}
         if index in self._results:
             ids, confidence = self._unpacked(self._results[index].ids), dict(self._results[index].confidence)
-        if user is not None:
-            ids = np.where(user.mask > 0, user.mask, ids)
-        return FrameResult(index, ids, confidence)
+        return FrameResult(index, ids if user is None else np.where(user.mask > 0, user.mask, ids), confidence)
 
     def is_current(self, index: int) -> bool:
         """Whether the frame's result is made from all masks that concern it."""
@@ -138,8 +137,7 @@ class Session:
 
     def restore(self, index: int, ids: np.ndarray, confidence: float) -> None:
         """Take over a result H×W uint8 that an earlier session made from the masks that this one has now."""
-        span = self._span_of(index)
-        if span is not None:
+        if (span := self._span_of(index)) is not None:
             self._keep(index, ids, dict.fromkeys(self.object_ids, confidence), span.made_from)
 
     def propagate(
@@ -150,7 +148,7 @@ class Session:
     ) -> bool:
         """Segment every frame whose result is out of date; returns whether all are done.
 
-        Each span (see `propagation`) is segmented forwards and backwards, and fused by distance and confidence.
+        It is segmented in spans, see `propagation.Span`.
 
         Args:
             around: only the spans that touch this frame, or, with ``direction`` forward or backward, all that reach
@@ -171,12 +169,10 @@ class Session:
             chosen = list(filter(is_chosen, chosen))
         stale = [span for span in chosen if not all(self._is_current(i, span) for i in span.frames)]
         total = sum(len(frames) for span in stale for frames in span.passes())
-        done = 0
-        for span in stale:
-            for index, probabilities in self._segment(span):
-                done += 1
-                if on_frame is not None and on_frame(Progress(index, done, total, probabilities)) is False:
-                    return False
+        frames = chain.from_iterable(map(self._segment, stale))
+        for done, (index, probabilities) in enumerate(frames, start=1):
+            if on_frame is not None and on_frame(Progress(index, done, total, probabilities)) is False:
+                return False
         return True
 
     def next_frame(self) -> int:
@@ -203,7 +199,7 @@ class Session:
         return spans(self._user_frames, len(self))
 
     def _span_of(self, index: int) -> Span | None:
-        """The span of a frame; None for one whose mask decides every object, and while there are no masks."""
+        """The span of a frame; None for one whose mask decides every object."""
         return next((span for span in self._spans() if index in span.frames), None)
 
     def _is_current(self, index: int, span: Span) -> bool:
@@ -215,10 +211,11 @@ class Session:
     def _segment(self, span: Span) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
         """Segment a span; yields the number of each frame that has a new result, and the objects' probabilities."""
         segmented = segment_span(span, self._make_core(), self._image, self._small_mask, self._look)
+        precision, is_half = self.precision or torch.float32, self.precision is not None
         with closing(segmented):
             while True:
                 # Not around the whole loop, because the caller's code runs in between.
-                with torch.inference_mode(), self._autocast():
+                with torch.inference_mode(), torch.autocast(self.device.type, precision, enabled=is_half):
                     found = next(segmented, None)
                     if found is None:
                         break
@@ -228,9 +225,6 @@ class Session:
         reached = set().union(*span.passes())
         for index in set(span.frames) - reached:  # all are absent by the user's word
             self._keep(index, np.zeros(self.frames.size, np.uint8), dict.fromkeys(span.object_ids, 1.0), span.made_from)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision or torch.float32, enabled=self.precision is not None)
 
     def _image(self, index: int) -> torch.Tensor:
         """3×h×w RGB in [0, 1] on the device, at inference size."""
