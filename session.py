@@ -116,10 +116,7 @@ class Session:
             self._keep(index, ids, {i: value for i, value in result.confidence.items() if i != object_id}, None)
 
     def result(self, index: int) -> FrameResult:
-        """The latest result of a frame, which may be out of date (see `is_current`); before any, background.
-
-        Raises `InputError` for a frame that the video does not have.
-        """
+        """The latest result of a frame, which may be out of date (see `is_current`); before any, background."""
         self._check_index(index)
         user = self._user_frames.get(index)
         if user is not None and decides_all(user, self.object_ids):
