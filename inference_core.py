@@ -10,14 +10,10 @@ from functools import partial
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
-from model.network import FrameFeatures
-from model.tensor import pad_to_multiple, soft_aggregate, unpad
-
-# Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
-IMAGE_RANGE = (-1.0, 2.0)
-BORDER = 2  # pixels on either side of an object's outline, see `confidences`
+from labels import check_image, given_ids
+from model.network import FrameFeatures, Memory
+from model.tensor import Padding, pad_to_multiple, soft_aggregate, unpad
 
 
 class FrameNetwork(Protocol):
@@ -29,8 +25,8 @@ class FrameNetwork(Protocol):
     def decode(self, readout: torch.Tensor, features: FrameFeatures) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
-class FrameMemory(Protocol):
-    """What the engine uses of a memory; the implementations are in ``inference_memory_bank.py``."""
+class FrameMemory(Memory, Protocol):
+    """What the engine uses of a memory beyond what training does; see ``inference_memory_bank.py``."""
 
     def add(
         self,
@@ -41,7 +37,6 @@ class FrameMemory(Protocol):
         frame: int | None = None,
         permanent: bool = False,
     ) -> None: ...
-    def read(self, query: torch.Tensor) -> torch.Tensor: ...
     def forget(self, frame: int | None = None) -> None: ...
     def keep(self, objects: Sequence[int]) -> None: ...
 
@@ -68,7 +63,7 @@ class InferenceCore:
         self.absent: set[int] = set()  # ids of objects that have no pixel until a mask holds them again
         self.key: torch.Tensor | None = None  # 1×Ck×h×w, of the last frame that was not skipped
         self._groups: list[tuple[list[int], FrameMemory]] = []  # raw ids and their memory
-        self._memorise: Callable[[], None] | None = None  # what `_segment` left to do for its frame
+        self._memorise: Callable[[], None] | None = None  # what `step` left to do for its frame
         self._size: torch.Size | None = None
         self._time = -1  # number of the last frame
         self._last_memory = -1
@@ -102,52 +97,53 @@ class InferenceCore:
             prob (K+1)×H×W float32, background first, then objects in the order of ``object_ids``; None for a frame
             that was skipped. Before the first mask everything is background.
         Raises ValueError for an image or a mask of another shape, type, device or range; such a call changes nothing.
-        On a GPU the values of an image are only checked on frames with a mask, whose ids have to come back from the GPU
-        anyway; checking every frame would wait for every frame.
+        On a GPU the values of an image are only checked on frames with a mask, which wait for the GPU anyway.
         """
-        self._check_image(image, values=mask is not None or image.device.type == "cpu")
-        ids = [] if mask is None else _object_ids(mask, image)
+        check_image(image, self._size, values=mask is not None or image.device.type == "cpu")
+        ids = [] if mask is None else given_ids(mask, image)
         known = self.object_ids
         decided = ids + [i for i in known if complete and mask is not None and i not in ids]
         frame = self._time + 1 if frame is None else frame
         is_memory = bool(decided) or abs(frame - self._last_memory) >= self.mem_every
-        prob = None
-        if not decided and self.absent.issuperset(known):
-            if needed:
-                prob = torch.zeros_like(image[:1], dtype=torch.float32).repeat(len(known) + 1, 1, 1)
-                prob[0] = 1
-        elif needed or is_memory or self.include_last:
-            prob = self._segment(image, mask, decided, ids, is_memory, frame)
-            self._last_memory = frame if is_memory else self._last_memory
         self._time, self._size = frame, image.shape
-        return prob
+        if not decided and self.absent.issuperset(known):
+            background = torch.eye(len(known) + 1, 1, device=image.device)
+            return background[..., None].repeat(1, *image.shape[-2:]) if needed else None
+        if not (needed or is_memory or self.include_last):
+            return None
+        padded, padding, features = self._encode(image)
+        self.key = features.key
+        self._flush()
+        prob = self._predict(padded, features)
+        if mask is not None and decided:
+            self.absent = (self.absent | set(decided)) - set(ids)
+            prob = self._apply_mask(prob, pad_to_multiple(mask, 16)[0], ids)
+        if is_memory or self.include_last:
+            # Memorised when the next frame comes: the last frame of a video never is.
+            add = partial(self._add, padded, features.key, features.f16, prob[:, 1:], frame)
+            present = [i for i in self.object_ids if i not in self.absent]
+            self._memorise = partial(add, {*present, *decided}, decided, not is_memory)
+        self._last_memory = frame if is_memory else self._last_memory
+        return unpad(prob[0], padding)
 
     @torch.inference_mode()
     def read(self, image: torch.Tensor) -> torch.Tensor:
-        """Segment an image, see `step`, as if it were the next frame, which changes nothing for the frames to come.
-
-        Raises ValueError for a bad image.
-        """
-        self._check_image(image, values=True)
+        """Segment an image as `step` does, as if it were the next frame, without any effect on the frames to come."""
+        check_image(image, self._size)
         self._flush()
-        padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
-        return unpad(self._predict(padded, self.network.encode_key(padded))[0], padding)
+        padded, padding, features = self._encode(image)
+        return unpad(self._predict(padded, features)[0], padding)
 
     @torch.inference_mode()
     def memorise(self, image: torch.Tensor, mask: torch.Tensor, frame: int, ids: Collection[int] = ()) -> None:
         """Memorise a mask as permanent truth of frame number ``frame``, in place of what is memorised of that frame.
 
-        The next frame of `step` is by default the one after it. Frames may be memorised in any order.
-
-        Args:
-            image, mask: see `step`.
-            ids: known or new objects that are absent unless the mask holds them. Of other objects that it does not
-                hold, nothing is memorised.
-        Raises ValueError like `step`.
+        ``image``, ``mask`` and errors as in `step`, whose next frame is by default the one after this. ``ids``:
+        known or new objects that are absent unless the mask holds them. Of others that it lacks, nothing is memorised.
         """
-        self._check_image(image, values=True)
+        check_image(image, self._size)
         self._flush()
-        held = _object_ids(mask, image)
+        held = given_ids(mask, image)
         decided = sorted({*held, *ids})
         if new := [i for i in decided if i not in self.object_ids]:
             self._groups.append((new, self.make_memory()))
@@ -155,22 +151,17 @@ class InferenceCore:
             parts = [i for i in group if i in decided], [i for i in group if i not in decided]
             if all(parts):
                 self._groups[n : n + 1] = [(part, _kept(group, memory, part)) for part in parts]
-        padded, _ = pad_to_multiple(self.network.normalize(image)[None], 16)
-        features = self.network.encode_key(padded)
+        padded, _, features = self._encode(image)
         self.key = features.key
         small = pad_to_multiple(mask, 16)[0]
         masks = torch.stack([small == i for i in self.object_ids]).float()[None]
         prob = torch.softmax(soft_aggregate(masks), dim=1)
-        self._add(padded, features.key, features.f16, prob[:, 1:], frame, decided, False, decided)
-        self._time = self._last_memory = frame
-        self._size = image.shape
+        self._add(padded, features.key, features.f16, prob[:, 1:], frame, decided, decided)
+        self._time, self._last_memory, self._size = frame, frame, image.shape
 
     @torch.inference_mode()
     def forget(self, frame: int) -> None:
-        """Forget what is memorised of a frame, if anything.
-
-        Raises ValueError where a memory has no separate entry of the frame, see `GlobalContextMemory.forget`.
-        """
+        """Forget what is memorised of a frame, if anything. Raises ValueError, see `GlobalContextMemory.forget`."""
         self._flush()
         for _, memory in self._groups:
             memory.forget(frame)
@@ -187,50 +178,17 @@ class InferenceCore:
 
     @torch.inference_mode()
     def restart(self, frame: int, absent: Collection[int] = ()) -> None:
-        """Go on from a permanent frame, in any direction: forget all other frames.
-
-        ``absent``: objects that have no pixel until a mask holds them.
-        """
+        """Forget all frames that are not permanent, and go on from one that is, without the ``absent`` objects."""
         self._memorise = None
         for _, memory in self._groups:
             memory.forget()
         self._time = self._last_memory = frame
         self.absent = set(absent)
 
-    def _check_image(self, image: torch.Tensor, values: bool) -> None:
-        if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not image.is_floating_point():
-            raise ValueError(f"image of {tuple(image.shape)} {image.dtype}: expected 3×H×W of floats in [0, 1]")
-        if self._size is not None and image.shape != self._size:
-            raise ValueError(f"image of {tuple(image.shape)} in a video of {tuple(self._size)}")
-        if values:
-            low, high = torch.stack(image.aminmax()).tolist()  # NaN if there is one
-            if not (IMAGE_RANGE[0] <= low and high <= IMAGE_RANGE[1]):
-                raise ValueError(f"image with values from {low:g} to {high:g}: expected RGB in [0, 1]")
-
-    def _segment(
-        self,
-        image: torch.Tensor,
-        mask: torch.Tensor | None,
-        decided: list[int],
-        ids: list[int],
-        is_memory: bool,
-        frame: int,
-    ) -> torch.Tensor:
-        """`step` for a frame that is not skipped; ``decided``: the ids in the mask and those absent by it."""
+    def _encode(self, image: torch.Tensor) -> tuple[torch.Tensor, Padding, FrameFeatures]:
+        """The image normalised and padded, 1×3×H'×W', its padding, and its features."""
         padded, padding = pad_to_multiple(self.network.normalize(image)[None], 16)
-        features = self.network.encode_key(padded)
-        self.key = features.key
-        self._flush()
-        prob = self._predict(padded, features)
-        if mask is not None and decided:
-            self.absent = (self.absent | set(decided)) - set(ids)
-            prob = self._apply_mask(prob, pad_to_multiple(mask, 16)[0], ids)
-        if is_memory or self.include_last:
-            # Memorised when the next frame comes: the last frame of a video never is.
-            add = partial(self._add, padded, features.key, features.f16, prob[:, 1:])
-            present = [i for i in self.object_ids if i not in self.absent]
-            self._memorise = partial(add, frame, {*present, *decided}, not is_memory, decided)
-        return unpad(prob[0], padding)
+        return padded, padding, self.network.encode_key(padded)
 
     def _predict(self, padded: torch.Tensor, features: FrameFeatures) -> torch.Tensor:
         """prob 1×(K+1)×H'×W' from the memory; only background while there are no objects."""
@@ -269,8 +227,8 @@ class InferenceCore:
         masks: torch.Tensor,
         frame: int,
         ids: Collection[int],
-        temporary: bool,
         given: Collection[int],
+        temporary: bool = False,
     ) -> None:
         """Memorise a frame in the groups that hold any of ``ids``, permanently if they hold any of ``given``.
 
@@ -290,55 +248,3 @@ def _kept(group: list[int], memory: FrameMemory, ids: list[int]) -> FrameMemory:
     memory = copy.deepcopy(memory)
     memory.keep([group.index(i) for i in ids])
     return memory
-
-
-def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int]) -> torch.Tensor:
-    """Object ids H×W uint8 of the most probable channel of ``prob``, after bilinear interpolation to ``size``.
-
-    ``prob``: (K+1)×h×w in [0, 1], background first; ``object_ids``: ids of the K other channels. Works channel by
-    channel, so that K+1 maps of the video's own size never exist at once; this is also faster than argmax.
-    """
-
-    def at_full_size(channel: torch.Tensor) -> torch.Tensor:
-        if channel.shape == size:
-            return channel
-        return F.interpolate(channel[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-
-    best = at_full_size(prob[0])
-    ids = torch.zeros(size, dtype=torch.uint8, device=prob.device)
-    for object_id, channel in zip(object_ids, map(at_full_size, prob[1:]), strict=True):
-        ids.masked_fill_(channel > best, object_id)
-        best = torch.maximum(best, channel)
-    return ids
-
-
-def confidences(prob: torch.Tensor, object_ids: Sequence[int]) -> dict[int, float]:
-    """How sure the network is of each object, from 0 to 1: the mean margin of the likeliest channel along its border.
-
-    prob: (K+1)×h×w. An object without a pixel has 0: it may be lost. Measured against other functions of prob in
-    docs/PREDICTOR.md.
-    """
-    if not object_ids:
-        return {}
-    best, labels = prob.max(dim=0)
-    margin = best - prob.scatter(0, labels[None], -1).amax(0)
-    channels = torch.arange(1, len(prob), device=prob.device)[:, None, None, None]
-    inside = (labels == channels).float()  # K×1×h×w
-    size = 2 * BORDER + 1
-    border = F.max_pool2d(inside, size, 1, BORDER) + F.max_pool2d(-inside, size, 1, BORDER) > 0
-    means = (margin * border).sum((1, 2, 3)) / border.sum((1, 2, 3)).clamp_min(1)
-    return dict(zip(object_ids, means.tolist(), strict=True))
-
-
-def _object_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:
-    """The ids above 0 in a mask for ``image``, ascending. Raises ValueError for what is no mask of ids."""
-    if mask.shape != image.shape[-2:]:
-        raise ValueError(f"mask of {tuple(mask.shape)} for an image of {tuple(image.shape[-2:])} (height, width)")
-    if mask.is_floating_point():
-        raise ValueError(f"mask of {mask.dtype}: expected integer object ids, 0 for background")
-    if mask.device != image.device:
-        raise ValueError(f"mask on {mask.device}: expected it on the image's {image.device}")
-    ids = [int(i) for i in mask.unique().tolist()]
-    if ids[0] < 0:
-        raise ValueError(f"mask with id {ids[0]}: expected object ids from 1, 0 for background")
-    return [i for i in ids if i > 0]

@@ -19,8 +19,9 @@ import torch
 
 from datasets.access import MaskSource, Source, load_mask, open_frames, open_video
 from datasets.video import Video, VideoFrame, fit_mask
-from inference_core import InferenceCore, confidences, label_map
+from inference_core import InferenceCore
 from inference_memory_bank import make_memory
+from labels import confidences, object_map
 from model.network import Network, load_network
 from model.optimized import optimized_copy
 from session import FrameResult, Session
@@ -65,12 +66,7 @@ def segment(
             prob = core.step(image, mask, needed, complete)
             ids = None
             if needed and prob is not None:
-                ids = label_map(prob, frame.original.shape[:2], core.object_ids).cpu().numpy()
-                if not prob[0].sum().isfinite():  # a NaN in one channel is one in all
-                    raise InputError(
-                        f"frame {frame.name}: the network's output is not finite; expected weights that fit, and half"
-                        " precision (--amp) only where it does not overflow"
-                    )
+                ids = object_map(prob, frame.original.shape[:2], core.object_ids, f"frame {frame.name}")
             yield Segmentation(frame, ids, _now(device) - start, prob)
 
 

@@ -85,8 +85,31 @@ class Round(NamedTuple):
     frame: int  # that was corrected before
 
 
-def play(predictor: VideoPredictor, clip: Clip, choose: Choose, rounds: int) -> list[Round]:
-    """Correct a clip ``rounds`` times; the first result has no correction."""
+Pairs = list[tuple[float, float]]
+
+
+def confidence_pairs(clip: Clip, session: Session) -> Pairs:
+    """The confidence and the true J of each object on each frame that has no mask; J is 1 if neither mask holds it."""
+    pairs = []
+    for index in set(range(len(session))) - set(session.annotated):
+        result = session.result(index)
+        scores = score_masks(clip.truth[index], result.ids)
+        pairs += [(sure, scores[i].j if i in scores else 1.0) for i, sure in result.confidence.items()]
+    return pairs
+
+
+def rank_correlation(pairs: Pairs) -> float:
+    """Spearman's; equal values share their mean rank."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (counts.cumsum() - counts / 2)[places]
+
+    return float(np.corrcoef([ranks(values) for values in np.transpose(pairs)])[0, 1])
+
+
+def play(predictor: VideoPredictor, clip: Clip, choose: Choose, rounds: int, pairs: Pairs | None = None) -> list[Round]:
+    """Correct a clip ``rounds`` times; the first result has no correction, and gives its confidences to ``pairs``."""
     session, frame, played = predictor.session(clip.frames), 0, []
     for _ in range(min(rounds + 1, len(clip.frames))):
         start = time.perf_counter()
@@ -95,6 +118,8 @@ def play(predictor: VideoPredictor, clip: Clip, choose: Choose, rounds: int) -> 
         seconds = time.perf_counter() - start
         scores = all_scores(clip, [session.result(index).ids for index in range(len(session))])
         played.append(Round(float(scores[1:].mean()), seconds, frame))
+        if pairs is not None and len(played) == 1:
+            pairs += confidence_pairs(clip, session)
         if len(session.annotated) < len(session):
             frame = choose(session, scores)
     return played
@@ -165,7 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--rounds", type=int, default=8, metavar="N", help="corrections (default %(default)s)")
     add("--choices", default="suggested,worst,uniform", help="comma-separated (default %(default)s)")
     add("--no-forwards", action="store_true", help="leave out the streaming predictor")
-    add("--seed", type=int, default=0, help="of the random choice (default %(default)s)")
+    add("--draws", type=int, default=1, metavar="N", help="uniform: so many random choices (default %(default)s)")
+    add("--amp", action="store_true", help="half precision, where it is faster")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--plot", type=Path, metavar="FILE", help="PNG to write")
     add("--json", type=Path, metavar="FILE", help="write all rounds of all videos to this file")
@@ -179,21 +205,31 @@ def main(arguments: list[str] | None = None) -> None:
         args.videos.split(",") if args.videos else sorted(p.name for p in (args.data_path / "JPEGImages").iterdir())
     )
     keep_freed_memory(pick_device(args.device))
-    predictor = VideoPredictor.load(args.model, args.device, size=args.size)
+    predictor = VideoPredictor.load(args.model, args.device, size=args.size, amp=args.amp)
     played: dict[str, dict[str, list[Round]]] = {}
+    pairs: dict[str, Pairs] = {video: [] for video in videos}
     for video in videos:
         clip = read_clip(args.data_path, video)
         for name in names:
-            rows = play(predictor, clip, choices(args.seed)[name], args.rounds)
-            played.setdefault(name, {})[video] = rows
+            for draw in range(args.draws if name == "uniform" else 1):
+                first = pairs[video] if name == names[0] and not draw else None
+                rows = play(predictor, clip, choices(draw)[name], args.rounds, first)
+                played.setdefault(name, {})[f"{video} ({draw})" if draw else video] = rows
             if name == "suggested" and not args.no_forwards:
                 played.setdefault(FORWARD, {})[video] = play_forwards(predictor, clip, [row.frame for row in rows])
         cells = [f"{name} {' '.join(f'{100 * row.score:.1f}' for row in rows[video])}" for name, rows in played.items()]
         print(f"{video}: {'; '.join(cells)}", flush=True)
     worst = sorted(videos, key=lambda video: played[names[0]][video][0].score)[:5]
     for title, group in (("all videos", videos), (f"the five worst: {', '.join(worst)}", worst)):
-        chosen = {name: {video: rows[video] for video in group} for name, rows in played.items()}
+        chosen = {
+            name: {video: own for video, own in rows.items() if video.split(" (")[0] in group}
+            for name, rows in played.items()
+        }
         print(f"\n{title}\n\n{report(chosen, args.rounds)}")
+    within = np.mean([rank_correlation(own) for own in pairs.values()])
+    print(
+        f"\nrank correlation of confidence and J: {rank_correlation(sum(pairs.values(), [])):.2f}, within {within:.2f}"
+    )
     if args.plot:
         plot(played, args.rounds, args.plot)
     if args.json:

@@ -84,9 +84,11 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "valid.sum(1, keepdim=True).clamp(min=1)": "valid.shape[1]",
         "return 1 - (2 * overlap + 1)": "return 1 - (2 * overlap)",
     },
-    ("inference_memory_bank.py", "test_memory.py"): {
+    ("attention.py", "test_memory.py"): {
         "-k.square().sum(dim=2, keepdim=True)": "-k.square().mean(dim=2, keepdim=True)",
         "/ math.sqrt(key.shape[1])": "/ key.shape[1]",
+    },
+    ("inference_memory_bank.py", "test_memory.py"): {
         "slot = len(self._entries) if temporary else": "slot =",
         "_Entry(frame, permanent or not self._entries, ": "_Entry(frame, permanent, ",
         "slot = min(evictable, key": "slot = max(evictable, key",
@@ -104,7 +106,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "if new := [i for i in ids if i not in self.object_ids]:": "if new := ids:",
         "elif needed or is_memory or self.include_last:": "elif needed:",
     },
-    ("inference_core.py", "test_label_map.py tests/test_evaluation.py"): {
+    ("labels.py", "test_label_map.py tests/test_evaluation.py"): {
         "channel > best": "channel >= best",
         'mode="bilinear", align_corners=False': 'mode="nearest"',
         "best = torch.maximum(best, channel)": "best = channel",

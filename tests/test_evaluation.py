@@ -19,8 +19,9 @@ import eval_youtube
 import evaluation
 from datasets.images import read_image, read_mask, write_image, write_mask
 from datasets.video import WORKERS
-from inference_core import InferenceCore, label_map
+from inference_core import InferenceCore
 from inference_memory_bank import make_memory
+from labels import label_map
 from model.config import NetworkConfig
 from model.network import Network, save_network
 from results.writer import WRITE_BEHIND

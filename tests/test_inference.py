@@ -4,10 +4,12 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from inference_core import InferenceCore
-from inference_memory_bank import make_memory
+from inference_memory_bank import SpaceTimeMemory, make_memory
 from model.config import MEMORIES
+from model.network import FrameFeatures
 from model.tensor import soft_aggregate
 
 KINDS: dict[str, tuple[dict, dict]] = {
@@ -257,6 +259,39 @@ def test_memorised_masks(make_core, kind):
     assert core.object_ids == [1] and core.read(frames[5]).shape[0] == 2
     with pytest.raises(KeyError):
         core.remove(2)
+
+
+class PoolingNetwork:
+    """Pooled colours are keys, pooled masks values: as little work as an engine can have."""
+
+    def normalize(self, image):
+        return image
+
+    def encode_key(self, image):
+        return FrameFeatures(*[100 * F.avg_pool2d(image, 16)] * 5)
+
+    def encode_value(self, image, f16, masks):
+        return F.avg_pool2d(masks, 16).unsqueeze(2)
+
+    def decode(self, readout, features):
+        return F.interpolate(8 * readout[:, :, 0] - 4, scale_factor=16), None
+
+
+def test_a_thousand_frames_in_bounded_memory():
+    """With 3 permanent and 5 recent frames the bytes are flat, and the object of the first mask is still known."""
+    core = InferenceCore(PoolingNetwork(), lambda: SpaceTimeMemory(max_frames=8), mem_every=1)
+    image = torch.rand(3, 2, 3).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    mask = torch.zeros(32, 48, dtype=torch.int64)
+    mask[16:, 32:] = 1
+    masks, sizes = {0: mask, 300: mask, 600: mask}, set()
+    for t in range(1000):
+        prob = core.step(image + t / 20_000, masks.get(t))
+        memory = core._groups[0][1] if core._groups else None
+        if t > 601:
+            sizes.add(memory.nbytes)
+    frames = {entry.frame: entry.permanent for entry in memory._entries}
+    assert frames == {0: True, 300: True, 600: True, 994: False, 995: False, 996: False, 997: False, 998: False}
+    assert len(sizes) == 1 and torch.equal(prob.argmax(0), mask)
 
 
 # What is passed instead of a good image and mask, and what the error says.

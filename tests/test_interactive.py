@@ -27,7 +27,13 @@ def test_robot_user(tmp_path, tiny_weights, capsys):
             scores, _, corrected = zip(*rows, strict=True)
             assert corrected[0] == 0 and sorted(corrected) == list(range(4))
             assert np.isclose(scores[-1], 1) or name == interactive.FORWARD
+    assert -1 <= float(out.split("confidence and J: ")[1].split(",")[0]) <= 1
     assert (tmp_path / "plot.png").stat().st_size > 1000
     with pytest.raises(SystemExit):
         interactive.main([*map(str, flags), "--choices", "best"])
     assert "expected some of suggested, worst, uniform" in capsys.readouterr().err
+
+
+def test_rank_correlation():
+    assert interactive.rank_correlation([(0.1, 0.5), (0.4, 0.9), (0.2, 0.6)]) == 1
+    assert interactive.rank_correlation([(3.0, 1.0), (3.0, 2.0), (1.0, 4.0), (2.0, 3.0)]) == pytest.approx(-0.9486833)

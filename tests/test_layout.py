@@ -16,8 +16,10 @@ LAYERS = [
     {"evaluation", "annotation"},
     {"predictor"},
     {"session"},
+    {"propagation"},
     {"inference_core", "results", "scoring"},
     {"inference_memory_bank", "model", "datasets"},
+    {"attention", "labels"},
     {"util"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -49,10 +51,11 @@ def test_imports_only_point_down():
 
 
 def test_memories_need_torch_alone():
-    tree = ast.parse((ROOT / "inference_memory_bank.py").read_text(encoding="utf-8"))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= {"torch", "math", "typing", "collections"}
+    for name in ("inference_memory_bank.py", "attention.py"):
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.split(".")[0] for name in imported} <= {"torch", "math", "attention", "typing", "collections"}
 
 
 def test_code_is_device_agnostic_and_loads_safely():

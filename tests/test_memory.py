@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import inference_memory_bank
+import attention
 from inference_memory_bank import GlobalContextMemory, SpaceTimeMemory, make_memory
 from model.config import MEMORIES as CONFIGURED
 from model.config import NetworkConfig
@@ -53,7 +53,7 @@ def test_space_time_equals_definition(top_k, batch, objects, frames, monkeypatch
     query = torch.randn(batch, 8, 3, 4)
     expected = plain_space_time(history, query, top_k)
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
-    monkeypatch.setattr(inference_memory_bank, "AFFINITY_BUDGET", 1)  # one query at a time
+    monkeypatch.setattr(attention, "AFFINITY_BUDGET", 1)  # one query at a time
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
 
 
@@ -66,8 +66,8 @@ def test_devices_without_embedding_bag(budget, monkeypatch):
     query = torch.randn(2, 8, 3, 4)
     expected = plain_space_time(history, query, 7)
     monkeypatch.setattr(F, "embedding_bag", lambda *_, **__: pytest.fail("embedding_bag was called"))
-    monkeypatch.setattr(inference_memory_bank, "GATHER_DEVICES", ("cpu",))
-    monkeypatch.setattr(inference_memory_bank, "AFFINITY_BUDGET", budget)
+    monkeypatch.setattr(attention, "GATHER_DEVICES", ("cpu",))
+    monkeypatch.setattr(attention, "AFFINITY_BUDGET", budget)
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
 
 

@@ -9,8 +9,9 @@ from torch import nn
 
 import model.network
 import model.optimized
+from attention import top_positions
 from inference_core import InferenceCore
-from inference_memory_bank import SpaceTimeMemory, top_positions
+from inference_memory_bank import SpaceTimeMemory
 from model.optimized import RowWinogradConv2d, optimized_copy
 from model.spectral import SpectralFilter, filter_support
 from tests import test_spectral

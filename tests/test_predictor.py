@@ -125,14 +125,14 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
 
 
 def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights):
-    """From another folder, where ``datasets``, ``util`` and ``model`` are the caller's, before and after."""
-    for name in ("datasets", "util", "model"):
+    """From another folder, where ``datasets``, ``utils`` and others are the caller's, before and after."""
+    for name in ("datasets", "utils", "util", "model", "labels"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("mine = True")
     program = f"""
         import sys
         import numpy as np, torch
-        import datasets, util
+        import datasets, labels, util, utils
         path = list(sys.path)
         load = lambda name, **options: torch.hub.load({str(ROOT)!r}, name, source="local", device="cpu", **options)
         predictor = load("gsfm_small", size=16)
@@ -146,7 +146,7 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
         session.annotate(1, mask)
         session.propagate()
         import model
-        assert datasets.mine and util.mine and model.mine
+        assert all(each.mine for each in (datasets, labels, util, utils, model))
         assert sys.modules["datasets"] is datasets and sys.path == path
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]

@@ -8,6 +8,7 @@ from datasets.access import open_frames
 from datasets.video import file_video
 from inference_core import InferenceCore
 from model.config import MEMORIES
+from model.network import Network
 from model.optimized import optimized_copy
 from predictor import VideoPredictor
 from session import Session
@@ -37,6 +38,19 @@ def new_session(tiny_network):
 def results(session: Session) -> np.ndarray:
     """T×H×W"""
     return np.stack([session.result(index).ids for index in range(len(session))])
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[torch.Tensor]:
+    """The images that go through the key encoder."""
+    images, encode_key = [], Network.encode_key
+
+    def spy(network, image):
+        images.append(image)
+        return encode_key(network, image)
+
+    monkeypatch.setattr(Network, "encode_key", spy)
+    return images
 
 
 @pytest.fixture
@@ -78,20 +92,24 @@ def test_both_directions_mirror_each_other(tiny_network):
 def test_corrections_redo_what_they_change_and_equal_a_fresh_session(new_session, stepped, memory):
     """Masks given, replaced and taken back in any order: as if only the last ones had ever been given."""
     session = new_session(memory)
-    session.annotate(6, mask(1, 2))
+    for index in (0, 6, 12):
+        session.annotate(index, mask(1, 2))
     session.propagate()
-    assert sorted(stepped) == [i for i in range(13) if i != 6]
+    assert sorted(stepped) == sorted([*range(1, 6), *range(7, 12)] * 2)
     stepped.clear()
     session.annotate(9, mask(1, 2, shift=5))
-    assert [session.is_current(i) for i in range(13)] == [i < 7 or i == 9 for i in range(13)]
+    assert [session.is_current(i) for i in range(13)] == [i < 7 or i in (9, 12) for i in range(13)]
     session.propagate()
-    assert sorted(stepped) == [7, 7, 8, 8, 10, 11, 12]
+    assert sorted(stepped) == [7, 7, 8, 8, 10, 10, 11, 11]
     stepped.clear()
     session.annotate(9, mask(2, 1))
     session.annotate(1, mask(1, 2, shift=3))
     session.propagate(around=9)
-    assert sorted(stepped) == [7, 7, 8, 8, 10, 11, 12]
-    assert not session.is_current(0) and session.is_current(8)
+    assert sorted(stepped) == [7, 7, 8, 8, 10, 10, 11, 11]
+    assert not session.is_current(2) and session.is_current(8)
+    session.forget(12)
+    assert not session.is_current(10) and session.is_current(8)
+    session.propagate()
     session.annotate(11, mask(1, 2))
     session.propagate()
     session.forget(11)
@@ -99,10 +117,21 @@ def test_corrections_redo_what_they_change_and_equal_a_fresh_session(new_session
     stepped.clear()
     assert session.propagate() and not stepped
     fresh = new_session(memory)
-    for index, ids, shift in ((1, (1, 2), 3), (9, (2, 1), 0), (6, (1, 2), 0)):
+    for index, ids, shift in ((1, (1, 2), 3), (9, (2, 1), 0), (6, (1, 2), 0), (0, (1, 2), 0)):
         fresh.annotate(index, mask(*ids, shift=shift))
     fresh.propagate()
     np.testing.assert_array_equal(results(session), results(fresh))
+
+
+def test_the_end_of_a_video_is_segmented_from_three_masks(new_session):
+    session = new_session()
+    for index in (1, 3, 5, 7):
+        session.annotate(index, mask(1))
+    session.propagate()
+    session.annotate(1, mask(1, shift=4))
+    assert session.is_current(12) and not session.is_current(0)
+    session.annotate(3, mask(1, shift=4))
+    assert not session.is_current(12)
 
 
 @every_memory
@@ -209,6 +238,31 @@ def test_random_access_equals_the_stream(tmp_path):
         open_frames(image for image in expected)
 
 
+def test_a_correction_costs_what_it_redoes(tiny_network, stepped, encoded):
+    """In 100 frames: the network runs once for each frame and direction, and once for each mask beside a span."""
+    session = VideoPredictor(tiny_network(), size=16).session([picture(index, (16, 24)) for index in range(100)])
+    for index in (0, 60, 80, 99):
+        session.annotate(index, blocks((16, 24), 1))
+    session.propagate()
+    stepped.clear()
+    encoded.clear()
+    session.annotate(70, blocks((16, 24), 1))
+    session.propagate(around=70)
+    assert sorted(stepped) == sorted([*range(61, 70), *range(71, 80)] * 2)
+    assert len(encoded) == len(stepped) + 4
+
+
+def test_output_that_is_not_finite_is_no_result(tiny_network):
+    network = tiny_network()
+    with torch.no_grad():
+        network.key_encoder.conv1.weight *= 1e38
+    session = VideoPredictor(network).session(FRAMES)
+    session.annotate(3, mask(1))
+    with pytest.raises(InputError, match="frame 2: the network's output is not finite"):
+        session.propagate()
+    assert not session.is_current(2)
+
+
 def test_bad_calls(new_session):
     session = new_session()
     with pytest.raises(InputError, match="no frame has a mask"):
@@ -226,6 +280,9 @@ def test_bad_calls(new_session):
         session.forget(2)
     with pytest.raises(InputError, match="no frame to suggest"):
         session.next_frame()
+    session.annotate(0, mask(1))
+    with pytest.raises(InputError, match="no frame 13; expected 0 to 12"):
+        session.propagate(around=13)
     assert not session.result(3).ids.any()
 
 
