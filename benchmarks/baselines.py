@@ -1,8 +1,9 @@
-"""Two untrained baselines on DAVIS 2016 or 2017, which trained weights must beat.
+"""Two untrained baselines on DAVIS or your own videos, which trained weights must beat.
 
 python benchmarks/baselines.py copy --davis_path data/DAVIS/2016 --output output/copy
 python benchmarks/baselines.py nearest --davis_path data/DAVIS/2017 --output output/nearest --pretrained resnet18.pth
 python benchmarks/baselines.py nearest --latest 0 --davis_path data/DAVIS/2017 --output output/nearest-first
+python benchmarks/baselines.py copy --data_path my_videos --output output/copy    # the layout of eval_generic.py
 
 copy: every frame gets the mask of the first. nearest: label propagation as in evaluations of self-supervised features.
 Every position takes the labels of its --top most similar positions in memory, by the features of an ImageNet ResNet;
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.listing import SPLITS, davis_videos
+from datasets.listing import SPLITS, davis_videos, folder_videos
 from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
@@ -136,8 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     default = "(default %(default)s)"
     add("method", choices=("copy", "nearest"))
-    add("--davis_path", type=Path, required=True, metavar="FOLDER", help="DAVIS 2016 (with JPEGImages/ in it) or 2017")
-    add("--split", choices=SPLITS[2017], default="val", help=f"set of videos {default}")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--davis_path", type=Path, metavar="FOLDER", help="DAVIS 2016 (JPEGImages/ in it) or 2017")
+    source.add_argument("--data_path", type=Path, metavar="FOLDER", help="your own videos, as for eval_generic.py")
+    add("--split", choices=SPLITS[2017], default="val", help=f"set of videos of DAVIS {default}")
     add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
     add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
     add("--size", type=int, default=480, metavar="N", help=f"shorter side at inference {default}")
@@ -151,10 +154,15 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if min(args.size, args.top_k, args.latest + 1) < 1 or args.temperature <= 0:
         raise InputError("--size, --top and --temperature must be above 0, and --latest at least 0")
-    year = 2016 if (args.davis_path / "JPEGImages").is_dir() else 2017
-    if args.split not in SPLITS[year]:
-        raise InputError(f"{args.davis_path}: is DAVIS {year}; expected --split {' or '.join(SPLITS[year])}")
-    videos = davis_videos(args.davis_path, year, args.split, args.size, args.videos)
+    binary = False
+    if args.data_path:
+        videos = folder_videos(args.data_path, args.size, args.videos, first_masks=True)
+    else:
+        year = 2016 if (args.davis_path / "JPEGImages").is_dir() else 2017
+        if args.split not in SPLITS[year]:
+            raise InputError(f"{args.davis_path}: is DAVIS {year}; expected --split {' or '.join(SPLITS[year])}")
+        binary = year == 2016
+        videos = davis_videos(args.davis_path, year, args.split, args.size, args.videos)
     device = pick_device(args.device)
 
     nearest = args.method == "nearest"
@@ -170,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         make_memory=make_memory,
         device=device,
         mem_every=1 if nearest and args.latest else NEVER,
-        binary=year == 2016,
+        binary=binary,
         overwrite=args.overwrite,
         settings={name: str(getattr(args, name)) for name in settings},
     )
