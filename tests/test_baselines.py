@@ -15,6 +15,7 @@ from model.encoders import Backbone
 from model.tensor import soft_aggregate
 from tests.folders import frame, ids_at
 from tests.scenes import write_davis_2016
+from tests.videos import blocks, own_data
 
 
 def plain_propagation(features, mask, latest, top, temperature):
@@ -61,6 +62,14 @@ def test_copy_of_two_objects_in_a_video_larger_than_the_processing(tmp_path, cap
     baselines.main([*flags, "--size", "36", "--overwrite"])
     small = read_mask(tmp_path / "out/camel/00003.png")
     assert small.shape == mask.shape and set(np.unique(small)) == {0, 2, 5} and (small != mask).mean() < 0.05
+
+
+def test_copy_of_ones_own_videos_takes_the_first_masks_only(tmp_path):
+    masks = {0: blocks((48, 64), 1, 2), 3: blocks((48, 64), 2, 1)}
+    data, output = own_data(tmp_path / "data", {"clip": masks}), tmp_path / "out"
+    baselines.main(["copy", "--data_path", str(data), "--output", str(output), "--device", "cpu"])
+    results = [read_mask(path) for path in sorted(output.glob("clip/*.png"))]
+    assert len(results) == 6 and all(np.array_equal(result, masks[0]) for result in results)
 
 
 def test_nearest_from_the_command_line(tmp_path, capsys):
