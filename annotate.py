@@ -12,6 +12,7 @@ import util.interrupt  # noqa: F401
 
 # isort: split
 import argparse
+import os
 import secrets
 import socket
 import sys
@@ -42,7 +43,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpe
 def list_videos(root: Path) -> dict[str, Path]:
     """Video files and folders of frames directly in ``root`` and in ``root/JPEGImages``, by path from ``root``.
 
-    Links that lead out of ``root`` are left out. Raises `InputError` if there is nothing to annotate.
+    Those that lead out of ``root`` by a link are left out. Raises `InputError` if there is nothing to annotate.
     """
     root = root.resolve()
     check_folder(root, "a folder of videos for --root")
@@ -51,12 +52,24 @@ def list_videos(root: Path) -> dict[str, Path]:
     ]
     videos = {}
     for path in candidates:
-        inside = path.resolve().is_relative_to(root) and not path.name.startswith(".")
-        if inside and (path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else frame_files(path)):
+        if not path.name.startswith(".") and _is_video(path) and _is_inside(root, path):
             videos[path.relative_to(root).as_posix()] = path
     if not videos:
         raise InputError(f"{root}: holds no videos; expected video files or folders of frames")
     return videos
+
+
+def _is_video(path: Path) -> bool:
+    try:
+        return path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else bool(frame_files(path))
+    except InputError:  # a folder with a fault: the page says which when it is opened
+        return True
+
+
+def _is_inside(root: Path, video: Path) -> bool:
+    """Whether no link leads from a video file, a folder, or its frames out of ``root``."""
+    links = [video, *(path for path in video.iterdir() if path.is_symlink())] if video.is_dir() else [video]
+    return all(Path(os.path.realpath(link)).is_relative_to(root) for link in links)
 
 
 def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Session"]:
@@ -135,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.no_browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     server = uvicorn.Server(
-        uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
+        uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=3, server_header=False, ws="none")
     )
     annotator.is_closing = lambda: server.should_exit
     try:

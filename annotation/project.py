@@ -122,15 +122,28 @@ class Project:
         return self._worker.submit(run)
 
     def _restore(self) -> None:
-        """Give the session the masks and results that are in the workspace."""
+        """Give the session the masks and results that are in the workspace; damaged results are left out."""
         session, workspace = self._opened.result(), self.workspace
-        self._sync()
-        for index in workspace.confidence.keys() - workspace.stale:
-            session.restore(index, workspace.mask(index, "result"), workspace.confidence[index])
+        with workspace.lock:  # no mask may change in between
+            current = workspace.confidence.keys() - workspace.stale if workspace.stale_is_known else set()
+            self._annotate()
+        for index, confidence in list(workspace.confidence.items()):
+            try:
+                ids = workspace.mask(index, "result")
+            except InputError:
+                del workspace.confidence[index]
+                continue
+            if index in current:
+                session.restore(index, ids, confidence)
         self._note_stale()
 
     def _sync(self) -> None:
-        """Tell the session of the masks that have changed."""
+        """Tell the session of the masks that have changed, and note what is out of date for it."""
+        if self._annotate():
+            self._note_stale()
+
+    def _annotate(self) -> bool:
+        """Give the session the masks that have changed; returns whether there are any."""
         session, workspace = self._opened.result(), self.workspace
         with workspace.lock:
             changed = {i: (workspace.mask(i, "user"), workspace.users.get(i)) for i in self._unsynced}
@@ -140,20 +153,19 @@ class Project:
                 session.annotate(index, ids, complete)
             elif index in session.annotated:
                 session.forget(index)
-        if changed:
-            self._note_stale()
+        return bool(changed)
 
     def _note_stale(self) -> None:
         session, workspace = self._opened.result(), self.workspace
         with workspace.lock:
-            stale = {index for index in workspace.confidence if not session.is_current(index)}
-            if stale != workspace.stale:
-                workspace.stale = stale
-                workspace.save()
+            workspace.stale = {index for index in workspace.confidence if not session.is_current(index)}
+            workspace.stale_is_known = not self._unsynced
+            workspace.save()
         try:
             self.next = session.next_frame()
-        except InputError:  # nothing to correct, or nothing propagated yet
-            self.next = None
+        except InputError:  # nothing is left, or nothing has been propagated since the start of the program
+            left = workspace.confidence.keys() - workspace.users.keys()
+            self.next = min(left, key=workspace.confidence.__getitem__, default=None)
 
     def _remove(self, object_id: int) -> None:
         self._sync()

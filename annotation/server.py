@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from datasets.images import PALETTE
 from util.errors import InputError
 
 STATIC = Path(__file__).parent / "static"
+MAX_OBJECT = 254  # 255 is the object in 0/255 masks
 PING = 1  # seconds without news after which the connection is tested
 
 
@@ -50,20 +52,21 @@ class Annotator:
         self.listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Queue[str]]] = set()
         self.is_closing: Callable[[], bool] = lambda: False  # whether the server wants to end
         self.name = ""  # of the open video
-        self._project: Project | None = None
+        self.page = secrets.token_urlsafe(8)  # of the page that was opened last: the only one that is served
+        self.opened: Project | None = None
 
-    @property
-    def project(self) -> Project:
-        if self._project is None:
-            raise HTTPException(409, "no video is open")
-        return self._project
+    def project(self, request: Request) -> Project:
+        """The open video, for requests of the page that has opened it: another one may still show another video."""
+        if self.opened is None or request.path_params["page"] != self.page:
+            raise HTTPException(409, "opened in another tab or window since; reload this page to go on here")
+        return self.opened
 
     def open(self, name: str) -> None:
         """Open one of the videos. Raises `InputError` for one that cannot be read."""
         workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
-        if self._project is not None:
-            self._project.close()
-        self._project, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
+        if self.opened is not None:
+            self.opened.close()
+        self.opened, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
 
     def publish(self, event: str, data: Mapping[str, Any]) -> None:
         """Send an event to all pages; may be called from any thread."""
@@ -73,8 +76,8 @@ class Annotator:
 
     def close(self) -> None:
         """Stop the worker after the frame that is being segmented."""
-        if self._project is not None:
-            self._project.close()
+        if self.opened is not None:
+            self.opened.close()
         self.worker.shutdown(cancel_futures=True)
 
 
@@ -83,30 +86,39 @@ def make_app(annotator: Annotator) -> Starlette:
 
     def frame_of(request: Request) -> int:
         index = request.path_params["frame"]
-        if index >= annotator.project.workspace.length:
+        if index >= annotator.project(request).workspace.length:
             raise HTTPException(404, f"there is no frame {index}")
         return index
 
     async def ids_of(request: Request) -> np.ndarray:
         """The body as H×W uint8."""
-        size, body = annotator.project.workspace.size, await request.body()
+        size, body = annotator.project(request).workspace.size, await request.body()
         if len(body) != size[0] * size[1]:
             raise InputError(f"{len(body)} bytes; expected a mask of {size[0]}×{size[1]}, one byte per pixel")
-        return np.frombuffer(body, np.uint8).reshape(size)
+        ids = np.frombuffer(body, np.uint8).reshape(size)
+        if ids.max() > MAX_OBJECT:
+            raise InputError(f"the mask holds an object {ids.max()}; expected 1 to {MAX_OBJECT}")
+        return ids
 
     def page(request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
-    def state(request: Request) -> Response:
-        answer: dict[str, Any] = {"videos": list(annotator.videos), "video": annotator.name}
-        if annotator.name:
-            workspace = annotator.project.workspace
-            answer |= {"frames": workspace.length, "names": workspace.names, "size": workspace.size}
-            answer |= {"fps": float(workspace.fps), "palette": PALETTE.tolist(), "uncertain": UNCERTAIN}
-            answer |= {"exports": list(EXPORTS), **annotator.project.state()}
+    def begin(request: Request) -> Response:
+        """For a page that has been opened: what it needs to know, and from now on no other page is served."""
+        annotator.page = secrets.token_urlsafe(8)
+        request.path_params["page"] = annotator.page
+        workspace = annotator.project(request).workspace
+        answer: dict[str, Any] = {"page": annotator.page, "videos": list(annotator.videos), "video": annotator.name}
+        answer |= {"frames": workspace.length, "names": workspace.names, "size": workspace.size}
+        answer |= {"fps": float(workspace.fps), "palette": PALETTE.tolist(), "uncertain": UNCERTAIN}
+        answer |= {"exports": list(EXPORTS), **annotator.project(request).state()}
         return JSONResponse(answer)
 
+    def state(request: Request) -> Response:
+        return JSONResponse(annotator.project(request).state())
+
     async def open_video(request: Request) -> Response:
+        annotator.project(request)
         name = (await request.body()).decode(errors="replace")
         if name not in annotator.videos:  # the list is all there is: no path comes from outside
             raise HTTPException(404, "no such video")
@@ -114,13 +126,14 @@ def make_app(annotator: Annotator) -> Starlette:
         return Response(status_code=204)
 
     async def events(request: Request) -> Response:
+        project, page = annotator.project(request), annotator.page
         listener = asyncio.get_running_loop(), asyncio.Queue[str]()
 
         async def stream() -> AsyncIterator[str]:
             annotator.listeners.add(listener)
             try:
-                yield f"event: state\ndata: {json.dumps(annotator.project.state())}\n\n"
-                while not annotator.is_closing():
+                yield f"event: state\ndata: {json.dumps(project.state())}\n\n"
+                while not annotator.is_closing() and page == annotator.page:
                     try:
                         yield await asyncio.wait_for(listener[1].get(), PING)
                     except asyncio.TimeoutError:  # another type than TimeoutError before Python 3.11
@@ -131,26 +144,26 @@ def make_app(annotator: Annotator) -> Starlette:
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     def picture(request: Request) -> Response:
-        image = annotator.project.workspace.image(frame_of(request))
+        image = annotator.project(request).workspace.image(frame_of(request))
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
         return Response(jpeg.tobytes(), media_type="image/jpeg")
 
     def get_mask(request: Request) -> Response:
-        ids = annotator.project.workspace.mask(frame_of(request), request.query_params.get("of", ""))
+        ids = annotator.project(request).workspace.mask(frame_of(request), request.query_params.get("of", ""))
         return Response(ids.tobytes(), media_type="application/octet-stream")
 
     async def put_mask(request: Request) -> Response:
         complete = request.query_params.get("complete") == "1"
-        await run_in_threadpool(annotator.project.annotate, frame_of(request), await ids_of(request), complete)
+        await run_in_threadpool(annotator.project(request).annotate, frame_of(request), await ids_of(request), complete)
         return Response(status_code=204)
 
     def delete_mask(request: Request) -> Response:
-        annotator.project.annotate(frame_of(request), None)
+        annotator.project(request).annotate(frame_of(request), None)
         return Response(status_code=204)
 
     async def import_mask(request: Request) -> Response:
         """A PNG → its ids, for the page to edit."""
-        body, size = await request.body(), annotator.project.workspace.size
+        body, size = await request.body(), annotator.project(request).workspace.size
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "mask.png")
             path.write_bytes(body)
@@ -166,37 +179,41 @@ def make_app(annotator: Annotator) -> Starlette:
         except (KeyError, ValueError) as error:
             raise InputError("expected box=x0,y0,x1,y1 in pixels") from error
         frame, hints = frame_of(request), await ids_of(request)
-        image = await run_in_threadpool(annotator.project.workspace.image, frame)
+        image = await run_in_threadpool(annotator.project(request).workspace.image, frame)
         mask = await run_in_threadpool(cut, image, (x0, y0, x1, y1), hints)
         return Response(mask.astype(np.uint8).tobytes(), media_type="application/octet-stream")
 
     async def put_object(request: Request) -> Response:
         name = (await request.body()).decode(errors="replace")[:40]
-        await run_in_threadpool(annotator.project.name_object, object_of(request), name)
+        await run_in_threadpool(annotator.project(request).name_object, object_of(request), name)
         return Response(status_code=204)
 
     def object_of(request: Request) -> int:
-        if not 1 <= request.path_params["id"] <= 255:
-            raise HTTPException(404, "expected an object from 1 to 254")
+        if not 1 <= request.path_params["id"] <= MAX_OBJECT:
+            raise HTTPException(404, f"expected an object from 1 to {MAX_OBJECT}")
         return request.path_params["id"]
 
     def delete_object(request: Request) -> Response:
-        annotator.project.remove_object(object_of(request))
+        annotator.project(request).remove_object(object_of(request))
         return Response(status_code=204)
 
     def propagate(request: Request) -> Response:
         direction, frame = request.query_params.get("direction"), request.query_params.get("frame", "")
-        if direction not in DIRECTIONS or not frame.isdecimal() or int(frame) >= annotator.project.workspace.length:
+        if (
+            direction not in DIRECTIONS
+            or not frame.isdecimal()
+            or int(frame) >= annotator.project(request).workspace.length
+        ):
             raise InputError(f"expected a frame, and a direction: {', '.join(DIRECTIONS)}")
-        annotator.project.propagate(int(frame), direction)
+        annotator.project(request).propagate(int(frame), direction)
         return Response(status_code=204)
 
     def pause(request: Request) -> Response:
-        annotator.project.pause()
+        annotator.project(request).pause()
         return Response(status_code=204)
 
     def get_export(request: Request) -> Response:
-        workspace, name = annotator.project.workspace, request.path_params["name"]
+        workspace, name = annotator.project(request).workspace, request.path_params["name"]
         if name not in EXPORTS or not workspace.frames_with_masks():
             raise HTTPException(404, "there is no such export, or no mask yet")
         path = export(workspace, name, workspace.folder / "exports" / workspace.name)
@@ -208,19 +225,20 @@ def make_app(annotator: Annotator) -> Starlette:
     routes = [
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),
-        Route("/api/state", state),
-        Route("/api/open", open_video, methods=["POST"]),
-        Route("/api/events", events),
-        Route("/api/frame/{frame:int}.jpg", picture),
-        Route("/api/mask/{frame:int}", get_mask),
-        Route("/api/mask/{frame:int}", put_mask, methods=["PUT"]),
-        Route("/api/mask/{frame:int}", delete_mask, methods=["DELETE"]),
-        Route("/api/import", import_mask, methods=["POST"]),
-        Route("/api/cut/{frame:int}", cut_box, methods=["POST"]),
-        Route("/api/object/{id:int}", put_object, methods=["PUT"]),
-        Route("/api/object/{id:int}", delete_object, methods=["DELETE"]),
-        Route("/api/propagate", propagate, methods=["POST"]),
-        Route("/api/pause", pause, methods=["POST"]),
-        Route("/api/export/{name}", get_export),
+        Route("/api/begin", begin, methods=["POST"]),
+        Route("/api/{page}/state", state),
+        Route("/api/{page}/open", open_video, methods=["POST"]),
+        Route("/api/{page}/events", events),
+        Route("/api/{page}/frame/{frame:int}.jpg", picture),
+        Route("/api/{page}/mask/{frame:int}", get_mask),
+        Route("/api/{page}/mask/{frame:int}", put_mask, methods=["PUT"]),
+        Route("/api/{page}/mask/{frame:int}", delete_mask, methods=["DELETE"]),
+        Route("/api/{page}/import", import_mask, methods=["POST"]),
+        Route("/api/{page}/cut/{frame:int}", cut_box, methods=["POST"]),
+        Route("/api/{page}/object/{id:int}", put_object, methods=["PUT"]),
+        Route("/api/{page}/object/{id:int}", delete_object, methods=["DELETE"]),
+        Route("/api/{page}/propagate", propagate, methods=["POST"]),
+        Route("/api/{page}/pause", pause, methods=["POST"]),
+        Route("/api/{page}/export/{name}", get_export),
     ]
     return Starlette(routes=routes, exception_handlers={InputError: bad_input})

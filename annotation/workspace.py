@@ -19,7 +19,9 @@ from datasets.access import load_mask, open_frames
 from datasets.frames import list_frames
 from datasets.images import read_static_mask, write_mask
 from util.errors import InputError
-from util.files import write_bytes
+from util.files import check_output, write_bytes
+
+ANOTHER = "expected another --workspace"
 
 
 def read_user_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -37,7 +39,8 @@ class Workspace:
         masks: frame number → mask file: taken in, unless the workspace knows the video already. None: those in the
             folder Annotations beside JPEGImages, if that is where the frames are; faulty ones are left out.
 
-    Raises `InputError` for a video or masks that cannot be read, and for a workspace of another video of this name.
+    Raises `InputError` for a video or masks that cannot be read, for a workspace of another video of this name, and
+    if files of other programs would be replaced.
     """
 
     def __init__(self, source: Path, folder: Path, masks: Mapping[int, Path] | None = None):
@@ -51,18 +54,25 @@ class Workspace:
             self.files = [f"{i:05d}.jpg" for i in range(self.length)]
         self.names = [Path(file).stem for file in self.files]
         self.objects: dict[int, str] = {}
-        self.users: dict[
-            int, bool
-        ] = {}  # frames with a mask of the user's → whether it is complete (`Session.annotate`)
+        # frames with a mask of the user's → whether it is complete (`Session.annotate`)
+        self.users: dict[int, bool] = {}
         self.confidence: dict[int, float] = {}  # of the frames with a result
         self.stale: set[int] = set()  # results that are out of date
+        self.stale_is_known = True  # False: a mask has changed since ``stale`` was determined
         self.lock = threading.RLock()
         self._reader = threading.Lock()
         self._record = folder / f"{self.name}.json"
         self.notes: list[str] = []  # what was left out
+        check_output(self._record, [self.source], b'"source"')
         if self._record.is_file():
             self._load()
+            if masks:
+                self.notes.append(f"--mask is ignored: {self._record} holds the masks of this video already.")
             return
+        for path in (self.folder / name / self.name for name in ("Annotations", "results", "before", "exports")):
+            if path.is_dir() and any(path.iterdir()):
+                raise InputError(f"{path}: contains files of other programs; {ANOTHER}")
+        self.save()
         for index, path in (self._found_masks() if masks is None else masks).items():
             try:
                 self.put_user_mask(index, read_user_mask(path, self.size), complete=False)
@@ -70,14 +80,14 @@ class Workspace:
                 if masks is not None:
                     raise
                 self.notes.append(str(error))
-        self.save()
 
     def _found_masks(self) -> dict[int, Path]:
         if not self.source.is_dir() or self.source.parent.name != "JPEGImages":
             return {}
         folder = self.source.parents[1] / "Annotations" / self.source.name
+        root = folder.parents[1].resolve()  # links that lead out of it are left out
         paths = {index: folder / f"{name}.png" for index, name in enumerate(self.names)}
-        return {index: path for index, path in paths.items() if path.is_file()}
+        return {i: path for i, path in paths.items() if path.is_file() and path.resolve().is_relative_to(root)}
 
     def image(self, index: int) -> np.ndarray:
         """H×W×3 uint8 RGB, read again each time. Raises `InputError` for a damaged frame."""
@@ -90,13 +100,13 @@ class Workspace:
         ``of``: "user" or "result" for one of them alone, "before" for what the latest result has replaced.
         """
         with self.lock:
-            if of == "user":
-                return self._read("Annotations", index)
-            result = self._read("before" if of == "before" and self._path(of, index).is_file() else "results", index)
-            if of or index not in self.users:
-                return result
-            given = self._read("Annotations", index)
-            return given if self.users[index] else np.where(given > 0, given, result)
+            nothing = np.zeros(self.size, np.uint8)
+            given = self._read("Annotations", index) if index in self.users and of in ("", "user") else nothing
+            if of == "user" or not of and self.users.get(index):
+                return given
+            folder = "before" if of == "before" and self._path(of, index).is_file() else "results"
+            result = self._read(folder, index) if index in self.confidence else nothing
+            return np.where(given > 0, given, result)
 
     def mattes(self, index: int) -> dict[int, np.ndarray]:
         """Object id → H×W uint8 probability, 255 for 1. The user's own masks are certain."""
@@ -116,6 +126,7 @@ class Workspace:
     def put_user_mask(self, index: int, ids: np.ndarray | None, complete: bool) -> None:
         """Replace the user's mask of a frame: H×W uint8 ids, or None to take it back. Raises `InputError`."""
         with self.lock:
+            self.stale_is_known = False
             path = self._path("Annotations", index)
             if ids is None:
                 self.users.pop(index, None)
@@ -173,12 +184,14 @@ class Workspace:
 
     def save(self) -> None:
         """Write everything that is not a picture. Raises `InputError`."""
+        stale = self.stale if self.stale_is_known else self.confidence.keys()  # on the safe side after a crash
         content = {
             "source": str(self.source),
+            "size": [self.length, *self.size],
             "objects": self.objects,
             "complete": {self.names[i]: complete for i, complete in sorted(self.users.items())},
             "confidence": {self.names[i]: value for i, value in sorted(self.confidence.items())},
-            "stale": [self.names[i] for i in sorted(self.stale)],
+            "stale": [self.names[i] for i in sorted(stale)],
         }
         write_bytes(self._record, json.dumps(content, indent=1).encode())
 
@@ -186,23 +199,32 @@ class Workspace:
         index = {name: i for i, name in enumerate(self.names)}
         try:
             saved = json.loads(self._record.read_bytes())
-            source = saved["source"]
-            if source == str(self.source):
-                self.objects = {int(i): name for i, name in saved["objects"].items()}
-                self.users = {index[name]: complete for name, complete in saved["complete"].items()}
-                self.confidence = {index[name]: value for name, value in saved["confidence"].items()}
+            source, size = saved["source"], saved["size"]
+            if source == str(self.source) and size == [self.length, *self.size]:
+                self.objects = {int(i): str(name) for i, name in saved["objects"].items()}
+                self.users = {index[name]: bool(complete) for name, complete in saved["complete"].items()}
+                self.confidence = {index[name]: float(value) for name, value in saved["confidence"].items()}
                 self.stale = {index[name] for name in saved["stale"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self._record}: damaged, or the video has changed; expected another --workspace"
-            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{self._record}: damaged, or the video has changed; {ANOTHER}") from error
         if source != str(self.source):
-            raise InputError(f"{self._record}: belongs to {source}; expected another --workspace for {self.source}")
+            raise InputError(f"{self._record}: belongs to {source}; {ANOTHER} for {self.source}")
+        if size != [self.length, *self.size]:
+            raise InputError(f"{self._record}: {self.source} had another size or length then; {ANOTHER}")
+        for frame in list(self.users):
+            try:
+                self._read("Annotations", frame)
+            except InputError as error:
+                self.notes.append(f"{error}; left out")
+                del self.users[frame]
 
     def _read(self, folder: str, index: int) -> np.ndarray:
         path = self._path(folder, index)
         # Not `read_mask`, which refuses thin strokes of several objects for soft edges: these files are our own.
-        return read_static_mask(path)[0] if path.is_file() else np.zeros(self.size, np.uint8)
+        ids = read_static_mask(path)[0]
+        if ids.shape != self.size:
+            raise InputError(f"{path}: is {ids.shape[1]}×{ids.shape[0]} pixels; expected the size of the video")
+        return ids
 
     def _path(self, folder: str, index: int) -> Path:
         return self.folder / folder / self.name / f"{self.names[index]}.png"

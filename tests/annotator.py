@@ -32,16 +32,17 @@ class Server:
         self.annotator = Annotator(videos, {}, workspace, session_opener(model, "cpu", 480))
         self.annotator.open(next(iter(videos)))
         guard = Guard(make_app(self.annotator), TOKEN, host, self.port)
-        self._server = uvicorn.Server(uvicorn.Config(guard, log_level="warning"))
+        self._server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", ws="none"))
         self.annotator.is_closing = lambda: self._server.should_exit
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
         self._thread.start()
         self.url = f"http://{host}:{self.port}/?token={TOKEN}"
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """A request with the token → (status, body)."""
+        """A request with the token → (status, body); ``path`` is that of the page, or begins with a slash."""
         headers = {"Cookie": f"annotate-{self.port}={TOKEN}", **{k.replace("_", "-"): v for k, v in headers.items()}}
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        path = path if path.startswith("/") else f"/api/{self.annotator.page}/{path}"
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -112,8 +113,8 @@ class Page:
         """Call a JavaScript function with what the server reports of each frame; `seen` is an array for it."""
         self.js("window.seen = []")
         self.js(
-            "new Promise((ready) => { const source = new EventSource('/api/events'); source.onopen = ready;"
-            f"source.addEventListener('frame', (message) => ({handler})(JSON.parse(message.data))); }})"
+            "new Promise((ready) => { const source = new EventSource(`/api/${editor.state.page}/events`);"
+            f"source.onopen = ready; source.addEventListener('frame', (message) => ({handler})(JSON.parse(message.data))); }})"
         )
 
     def ids(self) -> np.ndarray:

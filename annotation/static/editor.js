@@ -16,7 +16,7 @@ export class Editor {
       down: (point, event) => this.ready && this.tools.down(point, event),
       move: (point) => this.tools.move(point),
       up: () => this.attempt(this.tools.up()),
-      cancel: () => this.tools.cancel(),
+      cancel: () => this.tools.takeBack(),
       overlay: (context, toScreen) => this.tools.draw(context, toScreen, this.view.pixel),
     });
   }

@@ -2,7 +2,7 @@
 
 import { Editor } from "./editor.js";
 import { Panel, element } from "./panel.js";
-import { api } from "./store.js";
+import { address, api, begin } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -101,7 +101,7 @@ const BUTTONS = [
 const MORE_KEYS = [
   ["1 … 9", "Choose an object"],
   ["V (hold)", "Before the last correction"],
-  ["Alt+arrows", "Move the cross-hair (with Shift by one pixel)"],
+  ["Alt+arrows", "Move the cross-hair (with Shift by one pixel), or with the hand the picture"],
   ["Alt+Enter", "Press or release the tool at the cross-hair"],
 ];
 
@@ -125,6 +125,7 @@ $("import").onchange = async () => {
   $("import").value = "";
   if (file) await editor.attempt(editor.importMask(file));
 };
+window.onbeforeunload = (event) => editor.saves.waiting.size && event.preventDefault();
 // After a click with the mouse the keys are the page's again; those who use Tab keep their place.
 document.addEventListener("click", (event) => {
   if (event.detail) event.target.closest("button, input:not([type=text])")?.blur();
@@ -159,9 +160,11 @@ document.addEventListener("keyup", (event) => ["v", " "].includes(event.key) && 
 // Whatever the mouse draws, the keys can draw, too.
 function crossHair(event) {
   const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (move) {
+  if (move && view.hand) view.move(-40 * move[0], -40 * move[1]);
+  else if (move) {
     const size = event.shiftKey ? 1 : Math.max(4, Math.round(tools.diameter / 2));
     view.pixel = { x: view.pixel.x + move[0] * size, y: view.pixel.y + move[1] * size };
+    view.reveal();
     tools.move(view.pixel);
   } else if (event.key !== "Enter") return false;
   else if (tools.stroke || tools.box) editor.attempt(tools.up());
@@ -172,6 +175,7 @@ function crossHair(event) {
 
 async function play() {
   panel.playing = !panel.playing;
+  if (panel.playing && editor.frame + 1 === editor.state.frames) await go(0);
   refresh();
   for (let due = performance.now(); panel.playing && editor.frame + 1 < editor.state.frames; ) {
     due = Math.max(due + 1000 / editor.state.fps, performance.now() - 100);
@@ -186,21 +190,22 @@ async function play() {
 
 function report({ running, message }) {
   $("progress").value = running ? running.done / Math.max(1, running.total) : 0;
-  if (running) editor.say(`${running.done} of ${running.total} frames, ${Math.ceil(running.seconds)} s left`);
+  if (running && !running.total) editor.say("Preparing the network…");
+  else if (running) editor.say(`${running.done} of ${running.total} frames, ${Math.ceil(running.seconds)} s left`);
   else editor.say(message ?? "Ready");
 }
 
 async function start() {
   window.history.replaceState(null, "", "/"); // the token is in a cookie by now
-  const state = await (await api("GET", "state")).json();
+  const state = await begin();
   for (const name of state.videos)
     $("videos").append(element("option", { textContent: name, selected: name === state.video }));
   for (const name of state.exports) {
-    const link = { className: "button", textContent: name, href: `/api/export/${name}`, download: "" };
+    const link = { className: "button", textContent: name, download: "" };
     $("exports").append(element("a", link));
   }
   editor.open(state);
-  const events = new EventSource("/api/events");
+  const events = new EventSource(address("events"));
   events.addEventListener("state", (event) => {
     // What the user has said is known here first: a report may be older than the latest stroke.
     const { users, objects, ...news } = JSON.parse(event.data);
@@ -218,7 +223,10 @@ async function start() {
     if (isWanted && !editor.before && !panel.playing) editor.attempt(editor.show(frame));
     else refresh();
   });
-  events.onerror = () => editor.say("No connection: open the address that the program prints.");
+  events.onerror = () => {
+    if (events.readyState === EventSource.CLOSED) editor.say("Not connected: opened in another tab? Reload this one.");
+    else editor.say("No connection: has the program been stopped? It prints a new address when it starts.");
+  };
   await go(0);
 }
 

@@ -1,5 +1,6 @@
 // What the controls show: everything here follows from the editor's state.
 
+import { address } from "./store.js";
 import { drawTimeline } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
@@ -41,7 +42,9 @@ export class Panel {
     for (const node of document.querySelectorAll("[data-tool]"))
       node.setAttribute("aria-pressed", node.dataset.tool === tools.name && !view.hand);
     const isEmpty = Object.keys({ ...state.users, ...state.confidence }).length === 0;
-    for (const link of $("exports").children) link.classList.toggle("disabled", isEmpty);
+    for (const link of $("exports").children)
+      if (isEmpty) link.removeAttribute("href");
+      else link.href = address(`export/${link.textContent}`);
     setList($("users"), state.users, (user) => this.userItem(user));
     setList($("objects"), state.objects, (id, name) => this.objectItem(id, name));
     for (const item of $("objects").children)

@@ -8,7 +8,10 @@ export function drawSegment(mask, width, height, a, b, diameter, value) {
   const x1 = Math.min(width - 1, Math.max(a.x, b.x) + radius);
   const y1 = Math.min(height - 1, Math.max(a.y, b.y) + radius);
   for (let y = y0; y <= y1; y++) {
-    for (let x = x0; x <= x1; x++) {
+    // Of a row, only what is within the radius of the whole line can be near the segment: long strokes are thin.
+    const middle = a.x + ((y - a.y) * dx) / dy, reach = (radius * Math.sqrt(length)) / Math.abs(dy) + 1;
+    const from = dy ? Math.max(x0, Math.floor(middle - reach)) : x0, to = dy ? Math.min(x1, middle + reach) : x1;
+    for (let x = from; x <= to; x++) {
       const t = length ? Math.min(1, Math.max(0, ((x - a.x) * dx + (y - a.y) * dy) / length)) : 0;
       const ex = x - a.x - t * dx, ey = y - a.y - t * dy;
       if (ex * ex + ey * ey <= radius * radius) mask[y * width + x] = value;

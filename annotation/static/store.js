@@ -1,7 +1,17 @@
 // What the page keeps: requests to the server, masks on their way to it, pictures from it, and the history.
 
+let page = ""; // the server's name for this page; it serves the one that was opened last
+
+export async function begin() {
+  const state = await (await api("POST", "begin")).json();
+  page = `${state.page}/`;
+  return state;
+}
+
+export const address = (path) => `/api/${page}${path}`;
+
 export async function api(method, path, body) {
-  const response = await fetch(`/api/${path}`, { method, body });
+  const response = await fetch(address(path), { method, body });
   if (!response.ok) throw new Error((await response.text()) || `${response.status} ${response.statusText}`);
   return response;
 }

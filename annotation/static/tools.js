@@ -2,6 +2,7 @@
 
 import { drawSegment, fillPolygon } from "./raster.js";
 import { api } from "./store.js";
+import { PEN_ERASER } from "./view.js";
 
 export class Tools {
   constructor(editor) {
@@ -21,7 +22,7 @@ export class Tools {
       else this.points.push(point);
     } else if (this.name === "box") this.box = { from: point, to: point };
     else {
-      const erase = this.name === "eraser" || event?.altKey;
+      const erase = this.name === "eraser" || event?.altKey || event?.button === PEN_ERASER;
       this.editor.begin();
       this.stroke = { last: point, value: erase ? 0 : this.editor.object };
       this.move(point);
@@ -45,6 +46,13 @@ export class Tools {
     this.box = null;
     const [x0, x1] = [from.x, to.x].sort((a, b) => a - b), [y0, y1] = [from.y, to.y].sort((a, b) => a - b);
     return this.cut([x0, y0, x1 + 1, y1 + 1]);
+  }
+
+  // A second finger means that the first one should not have drawn; a polygon keeps its other corners.
+  takeBack() {
+    if (this.name !== "polygon") return this.cancel();
+    this.points.pop();
+    return this.editor.view.drawTop();
   }
 
   cancel() {

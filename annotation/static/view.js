@@ -1,7 +1,9 @@
 // The picture with its mask: zoom, pan, and pointers as pixels of the picture.
 
+export const PEN_ERASER = 5; // the button of a pen that is turned round
+
 export class View {
-  // handlers: down(point, event), move(point, event), up(point, event), cancel(), overlay(context, toScreen)
+  // handlers: down(point, event), move(point, event), up(point, event), cancel(): take back the last down; overlay(context, toScreen)
   constructor(stage, handlers) {
     Object.assign(this, { stage, handlers, scale: 1, x: 0, y: 0, width: 1, height: 1 });
     [this.picture, this.mask, this.top] = ["picture", "mask", "top"].map((id) => document.getElementById(id));
@@ -45,10 +47,27 @@ export class View {
     this.drawTop();
   }
 
+  move(x, y) {
+    this.x += x;
+    this.y += y;
+    this.place();
+  }
+
+  // Moves the picture so far that the cross-hair is in view.
+  reveal() {
+    const { clientWidth, clientHeight } = this.stage, [x, y] = this.toScreen(this.pixel);
+    this.move(Math.min(clientWidth, Math.max(0, x)) - x, Math.min(clientHeight, Math.max(0, y)) - y);
+  }
+
+  // The middle of a pixel, from the corner of the stage.
+  toScreen({ x, y }) {
+    return [this.x + (x + 0.5) * this.scale, this.y + (y + 0.5) * this.scale];
+  }
+
   drawTop() {
     const context = this.top.getContext("2d");
     context.clearRect(0, 0, this.top.width, this.top.height);
-    this.handlers.overlay(context, ({ x, y }) => [this.x + (x + 0.5) * this.scale, this.y + (y + 0.5) * this.scale]);
+    this.handlers.overlay(context, (pixel) => this.toScreen(pixel));
   }
 
   drawPicture(bitmap) {
@@ -83,20 +102,27 @@ export class View {
   wheel(event) {
     event.preventDefault();
     const box = this.stage.getBoundingClientRect();
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-      this.x -= event.deltaX || event.deltaY;
-      this.place();
-    } else this.zoom(Math.exp(-event.deltaY / 400), { x: event.clientX - box.left, y: event.clientY - box.top });
+    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) this.move(-event.deltaX || -event.deltaY, 0);
+    else this.zoom(Math.exp(-event.deltaY / 400), { x: event.clientX - box.left, y: event.clientY - box.top });
   }
 
   // One finger, the pen or the left button draws; two fingers, another button or the hand move the picture.
+  // Beside a pen, fingers only move it, and while the pen is down, they do nothing: they may be the palm of the hand.
   pointer(event) {
+    const isTouch = event.pointerType === "touch";
+    if (event.type === "pointerdown" && event.pointerType === "pen") {
+      if (this.pointers.size) this.handlers.cancel();
+      this.pointers.clear();
+      this.pen = event.pointerId;
+      this.hasPen = true;
+    } else if (isTouch && this.pointers.has(this.pen)) return;
     const last = this.pointers.get(event.pointerId), others = [...this.pointers.values()].filter((p) => p !== last);
     this.pixel = this.toPixel(event);
     if (event.type === "pointerdown") {
       this.stage.focus();
       this.stage.setPointerCapture(event.pointerId);
-      const pans = event.button > 0 || others.length > 0 || this.hand;
+      const isOther = event.button > 0 && event.button !== PEN_ERASER;
+      const pans = isOther || others.length > 0 || this.hand || (isTouch && this.hasPen);
       this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, pans });
       if (others.length) others.forEach((other) => (other.pans = true)), this.handlers.cancel();
       else if (!pans) this.handlers.down(this.pixel, event);
@@ -118,9 +144,8 @@ export class View {
 
   drag(last, other, event) {
     const share = other ? 0.5 : 1; // of two fingers, each moves the picture by half
-    this.x += (event.clientX - last.x) * share;
-    this.y += (event.clientY - last.y) * share;
-    if (!other) return this.place();
+    this.move((event.clientX - last.x) * share, (event.clientY - last.y) * share);
+    if (!other) return;
     const box = this.stage.getBoundingClientRect();
     const distance = (p) => Math.hypot(p.x - other.x, p.y - other.y);
     const centre = { x: (event.clientX + other.x) / 2 - box.left, y: (event.clientY + other.y) / 2 - box.top };

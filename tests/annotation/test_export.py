@@ -1,0 +1,81 @@
+"""Every export opens again with the same pixels."""
+
+import json
+import zipfile
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from annotation.polygons import polygons
+from datasets.images import PALETTE, draw_masks, read_mask
+from tests.annotation.conftest import FRAMES, SIZE
+from tests.annotator import needs_browser
+
+
+@needs_browser
+def test_every_export_holds_the_masks(page, server, clip):
+    page.page.set_input_files("#import", clip / "GroundTruth/clip/00000.png")  # an existing mask is taken in
+    page.wait("0 in editor.state.users")
+    page.settle()
+    page.propagate()
+    shown = []
+    for t in range(FRAMES):
+        page.go(t)
+        shown.append(page.ids())
+    np.testing.assert_array_equal(shown[0], read_mask(clip / "GroundTruth/clip/00000.png"))
+    with page.page.expect_download() as download:
+        page.page.get_by_text("all.zip").click()
+    archive = zipfile.ZipFile(download.value.path())
+
+    masks = zipfile.ZipFile(archive.open("masks.zip"))
+    coco = COCO()
+    coco.dataset = json.loads(archive.read("coco.json"))
+    coco.createIndex()
+    yolo = zipfile.ZipFile(archive.open("yolo.zip"))
+    mattes = zipfile.ZipFile(archive.open("matte.zip"))
+    with av.open(archive.open("overlay.mp4")) as video:
+        drawn = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(drawn) == FRAMES
+    for t, ids in enumerate(shown):
+        with Image.open(masks.open(f"clip/{t:05d}.png")) as image:
+            np.testing.assert_array_equal(np.asarray(image), ids)
+            assert image.getpalette() == PALETTE.ravel().tolist()
+        from_coco, from_yolo = np.zeros_like(ids), np.zeros_like(ids)
+        for annotation in coco.imgToAnns[t]:
+            mask = coco.annToMask(annotation)
+            from_coco[mask > 0] = annotation["category_id"]
+            assert annotation["area"] == mask.sum()
+        np.testing.assert_array_equal(from_coco, ids)
+        for line in yolo.read(f"labels/{t:05d}.txt").decode().splitlines():
+            object_class, *numbers = map(float, line.split())
+            polygon = np.array(numbers).reshape(-1, 2) * SIZE[::-1]
+            cv2.fillPoly(from_yolo, [polygon.round().astype(np.int32)], int(object_class) + 1)
+        np.testing.assert_array_equal(from_yolo, ids)
+        for object_id in (1, 2):
+            matte = cv2.imdecode(
+                np.frombuffer(mattes.read(f"{object_id:03d}/{t:05d}.png"), np.uint8), cv2.IMREAD_UNCHANGED
+            )
+            assert matte.shape == SIZE and (matte[ids == object_id].astype(int).sum() > 0) == (ids == object_id).any()
+            assert (matte[ids == object_id] > 84).all()  # it was the largest of three
+        expected = draw_masks(server.annotator.opened.workspace.image(t), ids)
+        assert abs(drawn[t].astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize("mask", ["noise", "holes", "full", "empty"])
+def test_polygons_are_exact(mask):
+    rng = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(rng.random((41, 57)), (0, 0), 3)
+    ids = {
+        "noise": rng.random((41, 57)) < 0.5,
+        "holes": smooth > np.median(smooth),
+        "full": np.ones((41, 57), bool),
+        "empty": np.zeros((41, 57), bool),
+    }[mask]
+    drawn = np.zeros(ids.shape, np.uint8)
+    for polygon in polygons(ids):
+        cv2.fillPoly(drawn, [polygon], 1)
+    np.testing.assert_array_equal(drawn, ids)

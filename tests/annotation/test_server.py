@@ -1,0 +1,66 @@
+"""What the server refuses."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+
+import annotate
+from datasets.images import write_image
+from tests.annotation.conftest import FRAMES, SIZE
+from tests.annotator import TOKEN
+
+
+def test_what_the_server_refuses(server, tmp_path):
+    ask, own = server.ask, f"127.0.0.1:{server.port}"
+    mask = bytes(SIZE[0] * SIZE[1])
+    files = sorted(path for path in tmp_path.rglob("*"))
+    cases = {
+        "foreign host": ask("PUT", "mask/0", mask, Host="evil.example:80"),
+        "host with another port": ask("GET", "state", Host="127.0.0.1:1"),
+        "rebound name": ask("GET", f"/?token={TOKEN}", Host=f"evil.example:{server.port}"),
+        "foreign origin": ask("PUT", "mask/0?complete=1", mask, Origin="http://evil.example"),
+        "no origin": ask("PUT", "mask/0?complete=1", mask, Origin="null"),
+        "no token": ask("PUT", "mask/0?complete=1", mask, Cookie=""),
+        "wrong token": ask("GET", "/?token=guess", Cookie=""),
+        "no token for files of the page": ask("GET", "/static/main.js", Cookie=""),
+        "no length": ask("PUT", "mask/0", iter([mask]), Transfer_Encoding="chunked"),
+        "other size": ask("PUT", "mask/0", mask[1:]),
+        "no such frame": ask("PUT", f"mask/{FRAMES}", mask),
+        "out of the static files": ask("GET", "/static/../server.py"),
+        "out of them, encoded": ask("GET", "/static/%2e%2e/server.py"),
+        "out of the exports": ask("GET", "export/..%2fclip.json"),
+        "out of the root": ask("POST", "open", b"../secret"),
+        "absolute": ask("POST", "open", str(tmp_path).encode()),
+        "no mask": ask("POST", "import", b"no PNG"),
+        "no box": ask("POST", "cut/0?box=1,2,3", mask),
+        "no direction": ask("POST", "propagate?frame=0&direction=up", b""),
+        "nothing to propagate": ask("POST", "propagate?frame=0&direction=both", b""),
+    }
+    assert {name: status for name, (status, _) in cases.items() if not 400 <= status < 500} == {}
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:  # 100 MB, which it does not wait for
+        request = f"PUT /api/{server.annotator.page}/mask/0 HTTP/1.1", f"Host: {own}", "Content-Length: 104857600"
+        connection.sendall("\r\n".join([*request, f"Cookie: annotate-{server.port}={TOKEN}", "", ""]).encode())
+        assert b" 413 " in connection.recv(100)
+    assert sorted(path for path in tmp_path.rglob("*")) == files
+    status, body = ask("GET", "state", Origin=f"http://{own}")
+    assert status == 200 and json.loads(body)["users"] == {}
+    assert b"main.js" in ask("GET", f"/?token={TOKEN}", Cookie="")[1]
+
+
+def test_bad_arguments(tmp_path, capsys):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
+    write_image(tmp_path / "outside/0.png", np.zeros((8, 8, 3), np.uint8))
+    for words, expected in (
+        (["--root", str(tmp_path / "root")], "holds no videos"),  # the link leads out of it
+        (["--root", str(tmp_path / "none")], "no such folder"),
+        (["--video", str(tmp_path / "none.mp4")], "no such file"),
+        (["--video", str(tmp_path / "outside"), "--model", "none.pth"], "expected weights"),
+        (["--video", str(tmp_path / "outside"), "--host", "203.0.113.1"], "cannot listen there"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            annotate.main([*words, "--workspace", str(tmp_path / "work"), "--no_browser", "--port", "0"])
+        assert end.value.code == 2 and expected in capsys.readouterr().err
