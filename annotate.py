@@ -21,7 +21,7 @@ import webbrowser
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import uvicorn
 
@@ -89,6 +89,15 @@ def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Ses
     return lambda source: load().session(source)
 
 
+def make_server(guard: Guard) -> uvicorn.Server:
+    """A server that can be given sockets."""
+    # Not uvicorn's logging: configuring it shuts down all handlers, and fails at one that another thread, which imports
+    # PyTorch, has only half made.
+    options: dict[str, Any] = {"log_config": None, "log_level": "warning", "server_header": False}
+    # No WebSockets: the guard sees HTTP only.
+    return uvicorn.Server(uvicorn.Config(guard, ws="none", timeout_graceful_shutdown=3, **options))
+
+
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     description, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser(description=description, epilog=examples)
@@ -147,9 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"annotate {name} at\n  {address}\n(Ctrl-C stops; everything is kept in {args.workspace})", flush=True)
     if not args.no_browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    server = uvicorn.Server(
-        uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=3, server_header=False, ws="none")
-    )
+    server = make_server(guard)
     annotator.is_closing = lambda: server.should_exit
     try:
         server.run(sockets=[listening])

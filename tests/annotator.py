@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 
-from annotate import list_videos, session_opener
+from annotate import list_videos, make_server, session_opener
 from annotation.guard import Guard
 from annotation.server import Annotator, make_app
 
@@ -32,7 +31,7 @@ class Server:
         self.annotator = Annotator(videos, {}, workspace, session_opener(model, "cpu", 480))
         self.annotator.open(next(iter(videos)))
         guard = Guard(make_app(self.annotator), TOKEN, host, self.port)
-        self._server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", ws="none"))
+        self._server = make_server(guard)
         self.annotator.is_closing = lambda: self._server.should_exit
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
         self._thread.start()
@@ -114,7 +113,8 @@ class Page:
         self.js("window.seen = []")
         self.js(
             "new Promise((ready) => { const source = new EventSource(`/api/${editor.state.page}/events`);"
-            f"source.onopen = ready; source.addEventListener('frame', (message) => ({handler})(JSON.parse(message.data))); }})"
+            "source.onopen = ready;"
+            f"source.addEventListener('frame', (message) => ({handler})(JSON.parse(message.data))); }})"
         )
 
     def ids(self) -> np.ndarray:
