@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MAX_ADDRESS = 1000  # characters; also keeps numbers short
 MAX_BODY = 40 * 2**20  # bytes: the mask of an 8K frame
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'",
@@ -42,7 +43,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        refusal = self._refusal(headers, given)
+        too_long = len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS
+        refusal = (414, "too long an address") if too_long else self._refusal(headers, given)
         if refusal:
             await PlainTextResponse(refusal[1], refusal[0], HEADERS)(scope, receive, send)
             return

@@ -37,6 +37,21 @@ def test_what_the_server_refuses(server, tmp_path):
         "no box": ask("POST", "cut/0?box=1,2,3", mask),
         "no direction": ask("POST", "propagate?frame=0&direction=up", b""),
         "nothing to propagate": ask("POST", "propagate?frame=0&direction=both", b""),
+        "token in a header": ask("GET", "/", Cookie="", Authorization=f"Bearer {TOKEN}"),
+        "cookie of another port": ask("GET", "/", Cookie=f"annotate-1={TOKEN}"),
+        "another origin with the same start": ask("PUT", "mask/0", mask, Origin=f"http://{own}.evil.example"),
+        "another scheme": ask("PUT", "mask/0", mask, Origin=f"https://{own}"),
+        "host with a path": ask("GET", "/", Host=f"{own}/evil"),
+        "half an IPv6 address": ask("GET", "/", Host=f"[::1:{server.port}"),
+        "no host": ask("GET", "/", Host=""),
+        "negative length": ask("PUT", "mask/0", b"", Content_Length="-1"),
+        "endless number of a frame": ask("GET", f"mask/{'9' * 5000}"),
+        "endless number in a box": ask("POST", f"cut/0?box=1,2,3,{'9' * 5000}", mask),
+        "endless number of a frame to begin at": ask("POST", f"propagate?frame={'9' * 5000}&direction=both", b""),
+        "object of no mask": ask("PUT", "object/255", b"name"),
+        "mask with such an object": ask("PUT", "mask/0", b"\xff" + mask[1:]),
+        "page of another tab": ask("PUT", "/api/old/mask/0?complete=1", mask),
+        "WebSocket": ask("GET", "events", Upgrade="websocket", Connection="Upgrade", Cookie=""),
     }
     assert {name: status for name, (status, _) in cases.items() if not 400 <= status < 500} == {}
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:  # 100 MB, which it does not wait for
@@ -47,6 +62,8 @@ def test_what_the_server_refuses(server, tmp_path):
     status, body = ask("GET", "state", Origin=f"http://{own}")
     assert status == 200 and json.loads(body)["users"] == {}
     assert b"main.js" in ask("GET", f"/?token={TOKEN}", Cookie="")[1]
+    for name in (f"LOCALHOST:{server.port}", f"[::1]:{server.port}"):
+        assert ask("GET", "/", Host=name)[0] == 200
 
 
 def test_bad_arguments(tmp_path, capsys):

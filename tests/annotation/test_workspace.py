@@ -1,16 +1,26 @@
 """The files of the workspace: nothing is lost, and nothing of others replaced."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pytest
 
-from datasets.images import write_mask
+from annotate import list_videos
+from annotation.workspace import Workspace
+from datasets.images import write_image, write_mask
 from tests.annotation.conftest import FIRST, FRAMES, SIZE
 from tests.annotator import Page, Server, needs_browser
+from util.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,3 +76,196 @@ def test_nothing_is_lost_by_kill(chromium, clip, tmp_path, tiny_weights):
         process.terminate()
         process.wait()
         page.page.close()
+
+
+MASK = np.zeros(SIZE, np.uint8)
+MASK[20:60, 30:80] = 1
+
+
+@pytest.fixture
+def begin(clip, tmp_path, tiny_weights):
+    """``begin(root)``: a server of the test's workspace."""
+    servers = []
+
+    def start(root: Path = clip) -> Server:
+        servers.append(Server(root, tmp_path / "work", tiny_weights))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def wait(server: Server) -> dict:
+    """The state after all that the worker has to do."""
+    server.annotator.worker.submit(lambda: None).result()
+    return json.loads(server.ask("GET", "state")[1])
+
+
+def propagated(server: Server, frame: int = 0) -> dict:
+    assert server.ask("PUT", f"mask/{frame}", MASK.tobytes())[0] == 204
+    assert server.ask("POST", f"propagate?frame={frame}&direction=both", b"")[0] == 204
+    return wait(server)
+
+
+def test_after_a_restart_results_are_as_current_as_before(begin):
+    first = begin()
+    before = propagated(first)
+    assert before["stale"] == [] and len(before["confidence"]) == FRAMES - 1
+    first.stop()
+    second = begin()
+    after = wait(second)
+    assert after["stale"] == [] and after["confidence"] == before["confidence"]
+    assert (
+        after["next"] == min(after["confidence"], key=after["confidence"].get)
+        or str(after["next"]) in after["confidence"]
+    )
+    release = threading.Event()  # the worker is busy, and the program dies before it knows what a correction concerns
+    second.annotator.worker.submit(release.wait)
+    second.ask("PUT", "mask/4", MASK.T.copy().tobytes())
+    survivor = Workspace(second.annotator.opened.workspace.source, second.annotator.folder)
+    release.set()
+    assert survivor.users.keys() == {0, 4} and survivor.stale == survivor.confidence.keys()
+
+
+@pytest.mark.parametrize(
+    "place", ["Annotations/clip/00000.png", "results/clip/a.txt", "before/clip/0.png", "clip.json"]
+)
+def test_files_of_others_are_never_replaced(begin, tmp_path, place):
+    path = tmp_path / "work" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"name": "of somebody else"}')
+    with pytest.raises(InputError, match="other programs|not written by this program"):
+        begin()
+    assert [file.read_bytes() for file in (tmp_path / "work").rglob("*.*")] == [b'{"name": "of somebody else"}']
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"source": ', b'["source"]', b'{"source": 1}', b'"source"\xff', b"[" * 9999]
+)
+def test_a_damaged_record_is_named_and_kept(begin, tmp_path, content):
+    begin().stop()
+    record = tmp_path / "work/clip.json"
+    record.write_bytes(content)
+    with pytest.raises(InputError, match="clip.json: .*another"):
+        begin()
+    assert record.read_bytes() == content
+
+
+def test_a_workspace_of_another_or_a_changed_video_is_refused(begin, clip, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(clip / "JPEGImages", root / "JPEGImages")
+    begin(root).stop()
+    with pytest.raises(InputError, match="belongs to"):
+        begin(clip)
+    write_image(root / "JPEGImages/clip/00008.png", np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(InputError, match="another size or length"):
+        begin(root)
+
+
+def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
+    server = begin()
+    propagated(server)
+    server.ask("PUT", "mask/5", MASK.tobytes())
+    server.stop()
+    for name in ("results/clip/00002.png", "Annotations/clip/00005.png"):
+        path = tmp_path / "work" / name
+        path.write_bytes(path.read_bytes()[:60])
+    server = begin()
+    state = wait(server)
+    assert state["users"] == {"0": False} and "00005.png: truncated" in state["message"]
+    assert "2" not in state["confidence"] and len(state["confidence"]) == FRAMES - 2
+    assert server.ask("GET", "mask/2")[1] == bytes(SIZE[0] * SIZE[1])
+
+
+def test_frames_that_change_under_the_server_are_named(begin, clip, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(clip / "JPEGImages", root / "JPEGImages")
+    server = begin(root)
+    wait(server)
+    write_image(root / "JPEGImages/clip/00002.png", np.zeros((50, 60, 3), np.uint8))
+    (root / "JPEGImages/clip/00005.png").unlink()
+    for frame in (2, 5):
+        status, message = server.ask("GET", f"frame/{frame}.jpg")
+        assert status == 400 and f"0000{frame}.png".encode() in message
+    state = propagated(server)
+    assert "00002.png" in state["message"] and state["running"] is None
+    assert server.ask("GET", "frame/1.jpg")[0] == 200
+
+
+@needs_browser
+def test_a_full_disk_loses_no_stroke(page, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        page.page.mouse.click(*page.at(40, 40))
+        page.wait("document.getElementById('saved').textContent.includes('No space left on device')")
+    page.settle()
+    assert (tmp_path / "work/Annotations/clip/00000.png").is_file() and page.js("Object.keys(editor.state.users)") == [
+        "0"
+    ]
+    page.faults.clear()  # the browser reports the refused request
+
+
+@needs_browser
+def test_a_tab_that_is_left_open_cannot_write_into_another_video(chromium, clip, tmp_path, begin):
+    root = tmp_path / "root"
+    for name in ("clip", "other"):
+        shutil.copytree(clip / "JPEGImages/clip", root / name)
+    server = begin(root)
+    old = Page(chromium, server.url)
+    new = Page(chromium, server.url)
+    with new.page.expect_navigation():
+        new.page.select_option("#videos", "other")
+    new.wait("window.editor?.ids && editor.shown === 0")
+    old.page.mouse.click(*old.at(40, 40))
+    old.wait("document.getElementById('saved').textContent.includes('another tab')")
+    assert list((tmp_path / "work").rglob("*.png")) == []
+    new.drag(*FIRST)
+    assert [path.parent.name for path in (tmp_path / "work").rglob("*.png")] == ["other"]
+    for page in (old, new):
+        page.page.close()
+
+
+def test_unusual_videos(begin, tmp_path):
+    """Names, sizes and colours; each goes all the way to the exports."""
+    root, rng = tmp_path / "root", np.random.default_rng(0)
+    images = {
+        "ünï cødé #1 100%": rng.integers(0, 256, (33, 47, 3), np.uint8),
+        "grey": rng.integers(0, 256, (40, 56), np.uint8),
+        "see-through": rng.integers(0, 256, (41, 56, 4), np.uint8),
+    }
+    for name, image in images.items():
+        (root / name).mkdir(parents=True)
+        for t in range(1 if name == "grey" else 2):
+            cv2.imencode(".png", image)[1].tofile(root / name / f"frame {t}.é.png")
+    server = begin(root)
+    for name, image in images.items():
+        assert server.ask("POST", "open", name.encode())[0] == 204
+        jpeg = cv2.imdecode(np.frombuffer(server.ask("GET", "frame/0.jpg")[1], np.uint8), cv2.IMREAD_COLOR)
+        assert jpeg.shape[:2] == image.shape[:2]
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[10:20, 10:30] = 3
+        assert server.ask("PUT", "mask/0?complete=1", mask.tobytes())[0] == 204
+        assert server.ask("POST", "propagate?frame=0&direction=both", b"")[0] == 204
+        assert wait(server)["message"] is None
+        status, body = server.ask("GET", "export/all.zip")
+        assert status == 200 and len(zipfile.ZipFile(BytesIO(body)).namelist()) == 5
+
+
+def test_links_do_not_lead_out_of_the_root(begin, clip, tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    shutil.copytree(clip / "JPEGImages/clip", root / "JPEGImages/inside")
+    shutil.copytree(clip / "JPEGImages/clip", outside)
+    (root / "folder").symlink_to(outside)
+    (root / "film.mp4").symlink_to(outside / "00000.png")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "frames").mkdir()
+    (root / "frames/0.png").symlink_to(outside / "00000.png")
+    write_mask(outside / "mask.png", MASK)
+    (root / "Annotations/inside").mkdir(parents=True)
+    (root / "Annotations/inside/00000.png").symlink_to(outside / "mask.png")
+    assert list(list_videos(root)) == ["JPEGImages/inside"]
+    assert json.loads(begin(root).ask("GET", "state")[1])["users"] == {}
