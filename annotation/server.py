@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from annotation.cut import cut
 from annotation.export import EXPORTS, export
 from annotation.project import DIRECTIONS, UNCERTAIN, OpenSession, Project
+from annotation.runs import pack, unpack
 from annotation.workspace import Workspace, read_user_mask
 from datasets.images import PALETTE
 from util.errors import InputError
@@ -91,14 +92,11 @@ def make_app(annotator: Annotator) -> Starlette:
         return index
 
     async def ids_of(request: Request) -> np.ndarray:
-        """The body as H×W uint8."""
-        size, body = annotator.project(request).workspace.size, await request.body()
-        if len(body) != size[0] * size[1]:
-            raise InputError(f"{len(body)} bytes; expected a mask of {size[0]}×{size[1]}, one byte per pixel")
-        ids = np.frombuffer(body, np.uint8).reshape(size)
-        if ids.max() > MAX_OBJECT:
-            raise InputError(f"the mask holds an object {ids.max()}; expected 1 to {MAX_OBJECT}")
-        return ids
+        """The mask in the body, H×W uint8."""
+        return unpack(await request.body(), annotator.project(request).workspace.size, MAX_OBJECT)
+
+    def mask_response(ids: np.ndarray) -> Response:
+        return Response(pack(ids), media_type="application/octet-stream")
 
     def page(request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -150,7 +148,7 @@ def make_app(annotator: Annotator) -> Starlette:
 
     def get_mask(request: Request) -> Response:
         ids = annotator.project(request).workspace.mask(frame_of(request), request.query_params.get("of", ""))
-        return Response(ids.tobytes(), media_type="application/octet-stream")
+        return mask_response(ids)
 
     async def put_mask(request: Request) -> Response:
         complete = request.query_params.get("complete") == "1"
@@ -171,7 +169,7 @@ def make_app(annotator: Annotator) -> Starlette:
                 ids = await run_in_threadpool(read_user_mask, path, size)
             except InputError as error:
                 raise InputError(str(error).replace(str(path), "the mask")) from error
-        return Response(ids.tobytes(), media_type="application/octet-stream")
+        return mask_response(ids)
 
     async def cut_box(request: Request) -> Response:
         try:
@@ -181,7 +179,7 @@ def make_app(annotator: Annotator) -> Starlette:
         frame, hints = frame_of(request), await ids_of(request)
         image = await run_in_threadpool(annotator.project(request).workspace.image, frame)
         mask = await run_in_threadpool(cut, image, (x0, y0, x1, y1), hints)
-        return Response(mask.astype(np.uint8).tobytes(), media_type="application/octet-stream")
+        return mask_response(mask.astype(np.uint8))
 
     async def put_object(request: Request) -> Response:
         name = (await request.body()).decode(errors="replace")[:40]

@@ -1,7 +1,7 @@
 // The shown frame, its mask, and every change to it: saved at once, undone and redone.
 
 import { idsIn, pack, unpack } from "./raster.js";
-import { History, Pictures, Saves, api } from "./store.js";
+import { History, Pictures, Saves, api, fetchMask } from "./store.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
@@ -75,14 +75,14 @@ export class Editor {
 
   async load(frame, which = "") {
     const waiting = this.saves.waiting.get(frame);
-    if (waiting?.mask && !which) return waiting.mask.slice();
+    if (waiting?.mask && !which) return unpack(waiting.mask);
     if (waiting) await this.saves.all();
-    return new Uint8Array(await (await api("GET", `mask/${frame}${which}`)).arrayBuffer());
+    return fetchMask("GET", `mask/${frame}${which}`);
   }
 
   snapshot() {
     const complete = this.state.users[this.frame] ?? null; // null: not a frame of the user's
-    return { frame: this.frame, mask: pack(this.ids), ids: idsIn(this.ids), complete, cutting: this.tools.save() };
+    return { frame: this.frame, mask: pack(this.ids), complete, cutting: this.tools.save() };
   }
 
   begin() {
@@ -94,12 +94,11 @@ export class Editor {
   // complete: whether objects that are not in the mask are absent; by default as before, or if the user has erased one
   // that the network had seen
   end(complete) {
-    const before = this.before, left = idsIn(this.ids);
-    const erased = this.frame in this.state.confidence && before.ids.some((id) => !left.includes(id));
+    const before = this.before, after = this.snapshot(), left = idsIn(after.mask);
+    const erased = this.frame in this.state.confidence && idsIn(before.mask).some((id) => !left.includes(id));
     complete ??= before.complete || erased;
     this.before = null;
-    this.store(this.frame, this.ids, complete);
-    const after = this.snapshot();
+    after.complete = this.store(this.frame, after.mask, complete);
     this.history.add(() => this.restore(before), () => this.restore(after));
   }
 
@@ -118,19 +117,20 @@ export class Editor {
     this.view.drawMask(this.ids);
   }
 
+  // mask: packed; returns whether it is complete, or null: it says nothing
   store(frame, mask, complete) {
     const ids = idsIn(mask);
     for (const id of ids) this.state.objects[id] ??= `object ${id}`;
-    if (!ids.length && !complete) complete = null; // it says nothing
+    if (!ids.length && !complete) complete = null;
     this.saves.put(frame, complete === null ? null : mask, complete);
     this.noteUser(frame, complete);
     this.page.refresh();
+    return complete;
   }
 
   async restore({ frame, mask, complete, cutting }) {
-    const ids = unpack(mask);
-    this.store(frame, ids, complete);
-    if (frame === this.shown) this.view.drawMask((this.ids = ids));
+    this.store(frame, mask, complete);
+    if (frame === this.shown) this.view.drawMask((this.ids = unpack(mask)));
     this.tools.cutting = cutting && { ...cutting, hints: cutting.hints.slice() };
     await this.show(frame);
   }
@@ -143,7 +143,7 @@ export class Editor {
   }
 
   async removeUser(frame) {
-    const mask = await this.load(frame, "?of=user"), complete = this.state.users[frame];
+    const mask = pack(await this.load(frame, "?of=user")), complete = this.state.users[frame];
     const set = (value) => async () => {
       this.store(frame, mask, value);
       await this.saves.all();
@@ -187,7 +187,7 @@ export class Editor {
       () => this.nameObject(id, null),
       async () => {
         await this.nameObject(id, name);
-        for (const [frame, [mask, complete]] of masks) this.store(frame, unpack(mask), complete);
+        for (const [frame, [mask, complete]] of masks) this.store(frame, mask, complete);
         await this.saves.all();
         await this.show(this.frame);
       },
@@ -204,8 +204,7 @@ export class Editor {
   }
 
   async importMask(file) {
-    const answer = await api("POST", "import", await file.arrayBuffer());
-    const ids = new Uint8Array(await answer.arrayBuffer());
+    const ids = await fetchMask("POST", "import", await file.arrayBuffer());
     this.change(() => this.ids.set(ids));
   }
 

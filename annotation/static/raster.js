@@ -37,27 +37,26 @@ export function fillPolygon(mask, width, height, points, value) {
   }
 }
 
-// The ids above 0 in a mask, ascending.
-export function idsIn(mask) {
-  const seen = new Uint8Array(256), ids = [];
-  for (let i = 0; i < mask.length; i++) seen[mask[i]] = 1;
-  for (let id = 1; id < 256; id++) if (seen[id]) ids.push(id);
-  return ids;
+// The ids above 0 in a packed mask, ascending.
+export function idsIn(runs) {
+  const ids = new Set(runs.filter((id, i) => i % 2 === 0 && id > 0));
+  return [...ids].sort((a, b) => a - b);
 }
 
-// Run lengths, for the history: hundreds of masks in the room of one.
+// Run lengths, for the history and the way to the server: pairs of an id and how many pixels have it.
 export function pack(mask) {
   const runs = [];
   for (let start = 0, end; start < mask.length; start = end) {
     for (end = start + 1; end < mask.length && mask[end] === mask[start]; end++);
     runs.push(mask[start], end - start);
   }
-  return { length: mask.length, runs: Uint32Array.from(runs) };
+  return Uint32Array.from(runs);
 }
 
-export function unpack({ length, runs }) {
+export function unpack(runs) {
+  let length = 0, start = 0;
+  for (let i = 1; i < runs.length; i += 2) length += runs[i];
   const mask = new Uint8Array(length);
-  let start = 0;
   for (let i = 0; i < runs.length; i += 2) mask.fill(runs[i], start, (start += runs[i + 1]));
   return mask;
 }

@@ -1,11 +1,18 @@
 // What the page keeps: requests to the server, masks on their way to it, pictures from it, and the history.
 
+import { unpack } from "./raster.js";
+
 let page = ""; // the server's name for this page; it serves the one that was opened last
 
 export async function begin() {
   const state = await (await api("POST", "begin")).json();
   page = `${state.page}/`;
   return state;
+}
+
+// A request that is answered with a mask.
+export async function fetchMask(method, path, body) {
+  return unpack(new Uint32Array(await (await api(method, path, body)).arrayBuffer()));
 }
 
 export const address = (path) => `/api/${page}${path}`;
@@ -22,9 +29,9 @@ export class Saves {
     Object.assign(this, { waiting: new Map(), running: null, onChange });
   }
 
-  // mask: Uint8Array, or null: the frame is the user's no longer
+  // mask: packed, or null: the frame is the user's no longer
   put(frame, mask, complete) {
-    this.waiting.set(frame, { mask: mask?.slice(), complete });
+    this.waiting.set(frame, { mask, complete });
     this.onChange(true);
     this.running ??= this.run().finally(() => (this.running = null));
   }

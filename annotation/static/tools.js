@@ -1,7 +1,7 @@
 // Brush, eraser, polygon, and box → cut. Each edits editor.ids between editor.begin() and editor.end().
 
-import { drawSegment, fillPolygon } from "./raster.js";
-import { api } from "./store.js";
+import { drawSegment, fillPolygon, pack } from "./raster.js";
+import { fetchMask } from "./store.js";
 import { PEN_ERASER } from "./view.js";
 
 export class Tools {
@@ -87,8 +87,7 @@ export class Tools {
     if (!box && !this.isCut()) return editor.say("Draw a box around the object first (K).");
     const cutting = box ? { frame, object, box, hints: new Uint8Array(editor.ids.length) } : this.cutting;
     const hints = cutting.hints.map((hint, i) => hint || (editor.ids[i] && editor.ids[i] !== object ? 2 : 0));
-    const answer = await api("POST", `cut/${frame}?box=${cutting.box}`, hints);
-    const cut = new Uint8Array(await answer.arrayBuffer());
+    const cut = await fetchMask("POST", `cut/${frame}?box=${cutting.box}`, pack(hints));
     if (editor.frame !== frame || !editor.ready) return null;
     editor.begin();
     this.cutting = cutting;

@@ -2,11 +2,13 @@
 
 import json
 import socket
+import struct
 
 import numpy as np
 import pytest
 
 import annotate
+from annotation.runs import pack
 from datasets.images import write_image
 from tests.annotation.conftest import FRAMES, SIZE
 from tests.annotator import TOKEN
@@ -14,7 +16,7 @@ from tests.annotator import TOKEN
 
 def test_what_the_server_refuses(server, tmp_path):
     ask, own = server.ask, f"127.0.0.1:{server.port}"
-    mask = bytes(SIZE[0] * SIZE[1])
+    mask, pair = pack(np.zeros(SIZE, np.uint8)), struct.Struct("<II")
     files = sorted(path for path in tmp_path.rglob("*"))
     cases = {
         "foreign host": ask("PUT", "mask/0", mask, Host="evil.example:80"),
@@ -26,7 +28,10 @@ def test_what_the_server_refuses(server, tmp_path):
         "wrong token": ask("GET", "/?token=guess", Cookie=""),
         "no token for files of the page": ask("GET", "/static/main.js", Cookie=""),
         "no length": ask("PUT", "mask/0", iter([mask]), Transfer_Encoding="chunked"),
-        "other size": ask("PUT", "mask/0", mask[1:]),
+        "half a number": ask("PUT", "mask/0", mask[1:]),
+        "no mask at all": ask("PUT", "mask/0", b""),
+        "other size": ask("PUT", "mask/0", pair.pack(1, SIZE[0] * SIZE[1] - 1)),
+        "gigabytes of pixels": ask("PUT", "mask/0", pair.pack(1, 2**32 - 1) * 9),
         "no such frame": ask("PUT", f"mask/{FRAMES}", mask),
         "out of the static files": ask("GET", "/static/../server.py"),
         "out of them, encoded": ask("GET", "/static/%2e%2e/server.py"),
@@ -49,7 +54,7 @@ def test_what_the_server_refuses(server, tmp_path):
         "endless number in a box": ask("POST", f"cut/0?box=1,2,3,{'9' * 5000}", mask),
         "endless number of a frame to begin at": ask("POST", f"propagate?frame={'9' * 5000}&direction=both", b""),
         "object of no mask": ask("PUT", "object/255", b"name"),
-        "mask with such an object": ask("PUT", "mask/0", b"\xff" + mask[1:]),
+        "mask with such an object": ask("PUT", "mask/0", pair.pack(255, SIZE[0] * SIZE[1])),
         "page of another tab": ask("PUT", "/api/old/mask/0?complete=1", mask),
         "WebSocket": ask("GET", "events", Upgrade="websocket", Connection="Upgrade", Cookie=""),
     }

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from annotate import list_videos
+from annotation.runs import pack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
 from tests.annotation.conftest import FIRST, FRAMES, SIZE
@@ -35,7 +36,7 @@ def test_existing_masks_are_taken_in_and_faulty_ones_named(clip, tmp_path, tiny_
         state = json.loads(server.ask("GET", "state")[1])
         assert state["users"] == {"0": False} and state["objects"] == {"1": "object 1"}
         assert "00002.png: the mask is 127×96 pixels" in state["message"]
-        assert server.ask("GET", "mask/0")[1] == bytes([1]) * SIZE[0] * SIZE[1]
+        assert server.ask("GET", "mask/0")[1] == pack(np.ones(SIZE, np.uint8))
     finally:
         server.stop()
 
@@ -58,20 +59,29 @@ def test_nothing_is_lost_by_kill(chromium, clip, tmp_path, tiny_weights):
         page.propagate()
         page.go(3)
         page.drag((50, 50), (60, 60))
-        saved = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
-        masks = [(page.go(t), page.ids())[1] for t in range(FRAMES)]
+        page.listen("(event) => seen.push(event.frame)")
+        page.key("Space")
+        page.wait("seen.length > 0")
     finally:
-        process.kill()  # SIGKILL
+        process.kill()  # SIGKILL, while frames are computed and written
         process.wait()
         page.page.close()
+    saved = {path: path.read_bytes() for path in tmp_path.rglob("*.png") if path.is_file()}
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    masks = [workspace.mask(t) for t in range(FRAMES)]
+    assert all(mask.any() for mask in masks)
     process, url = start(clip, tmp_path, tiny_weights)
     try:
         page = Page(chromium, url)
         for t in range(FRAMES):
             page.go(t)
             np.testing.assert_array_equal(page.ids(), masks[t])
-        assert page.js("[Object.keys(editor.state.users), editor.state.stale.size]") == [["0", "3"], 6]
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == saved
+        page.wait("editor.state.running === null")
+        users, stale, results = page.js(
+            "(({users, stale, confidence}) => [users, stale.size, confidence])(editor.state)"
+        )
+        assert list(users) == ["0", "3"] and stale > 0 and len(results) >= FRAMES - 1
+        assert {path: path.read_bytes() for path in saved} == saved
     finally:
         process.terminate()
         process.wait()
@@ -103,7 +113,7 @@ def wait(server: Server) -> dict:
 
 
 def propagated(server: Server, frame: int = 0) -> dict:
-    assert server.ask("PUT", f"mask/{frame}", MASK.tobytes())[0] == 204
+    assert server.ask("PUT", f"mask/{frame}", pack(MASK))[0] == 204
     assert server.ask("POST", f"propagate?frame={frame}&direction=both", b"")[0] == 204
     return wait(server)
 
@@ -116,21 +126,16 @@ def test_after_a_restart_results_are_as_current_as_before(begin):
     second = begin()
     after = wait(second)
     assert after["stale"] == [] and after["confidence"] == before["confidence"]
-    assert (
-        after["next"] == min(after["confidence"], key=after["confidence"].get)
-        or str(after["next"]) in after["confidence"]
-    )
+    assert str(after["next"]) in after["confidence"]
     release = threading.Event()  # the worker is busy, and the program dies before it knows what a correction concerns
     second.annotator.worker.submit(release.wait)
-    second.ask("PUT", "mask/4", MASK.T.copy().tobytes())
+    second.ask("PUT", "mask/4", pack(MASK[::-1]))
     survivor = Workspace(second.annotator.opened.workspace.source, second.annotator.folder)
     release.set()
     assert survivor.users.keys() == {0, 4} and survivor.stale == survivor.confidence.keys()
 
 
-@pytest.mark.parametrize(
-    "place", ["Annotations/clip/00000.png", "results/clip/a.txt", "before/clip/0.png", "clip.json"]
-)
+@pytest.mark.parametrize("place", ["Annotations/clip/0.png", "results/clip/a.txt", "before/clip/0.png", "clip.json"])
 def test_files_of_others_are_never_replaced(begin, tmp_path, place):
     path = tmp_path / "work" / place
     path.parent.mkdir(parents=True)
@@ -140,9 +145,7 @@ def test_files_of_others_are_never_replaced(begin, tmp_path, place):
     assert [file.read_bytes() for file in (tmp_path / "work").rglob("*.*")] == [b'{"name": "of somebody else"}']
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"source": ', b'["source"]', b'{"source": 1}', b'"source"\xff', b"[" * 9999]
-)
+@pytest.mark.parametrize("content", [b"", b'{"source": ', b'["source"]', b'{"source": 1}', b'"source"\xff'])
 def test_a_damaged_record_is_named_and_kept(begin, tmp_path, content):
     begin().stop()
     record = tmp_path / "work/clip.json"
@@ -166,7 +169,7 @@ def test_a_workspace_of_another_or_a_changed_video_is_refused(begin, clip, tmp_p
 def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
     server = begin()
     propagated(server)
-    server.ask("PUT", "mask/5", MASK.tobytes())
+    server.ask("PUT", "mask/5", pack(MASK))
     server.stop()
     for name in ("results/clip/00002.png", "Annotations/clip/00005.png"):
         path = tmp_path / "work" / name
@@ -175,7 +178,7 @@ def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
     state = wait(server)
     assert state["users"] == {"0": False} and "00005.png: truncated" in state["message"]
     assert "2" not in state["confidence"] and len(state["confidence"]) == FRAMES - 2
-    assert server.ask("GET", "mask/2")[1] == bytes(SIZE[0] * SIZE[1])
+    assert server.ask("GET", "mask/2")[1] == pack(np.zeros(SIZE, np.uint8))
 
 
 def test_frames_that_change_under_the_server_are_named(begin, clip, tmp_path):
@@ -203,9 +206,7 @@ def test_a_full_disk_loses_no_stroke(page, tmp_path, monkeypatch):
         page.page.mouse.click(*page.at(40, 40))
         page.wait("document.getElementById('saved').textContent.includes('No space left on device')")
     page.settle()
-    assert (tmp_path / "work/Annotations/clip/00000.png").is_file() and page.js("Object.keys(editor.state.users)") == [
-        "0"
-    ]
+    assert (tmp_path / "work/Annotations/clip/00000.png").is_file()
     page.faults.clear()  # the browser reports the refused request
 
 
@@ -248,7 +249,7 @@ def test_unusual_videos(begin, tmp_path):
         assert jpeg.shape[:2] == image.shape[:2]
         mask = np.zeros(image.shape[:2], np.uint8)
         mask[10:20, 10:30] = 3
-        assert server.ask("PUT", "mask/0?complete=1", mask.tobytes())[0] == 204
+        assert server.ask("PUT", "mask/0?complete=1", pack(mask))[0] == 204
         assert server.ask("POST", "propagate?frame=0&direction=both", b"")[0] == 204
         assert wait(server)["message"] is None
         status, body = server.ask("GET", "export/all.zip")
