@@ -72,8 +72,11 @@ def _is_inside(root: Path, video: Path) -> bool:
     return all(Path(os.path.realpath(link)).is_relative_to(root) for link in links)
 
 
-def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Session"]:
-    """A function that opens the session of a video and loads the network when it is called first."""
+def session_opener(model: Path, device: str, **settings: int) -> Callable[[Path], "Session"]:
+    """A function that opens the session of a video, and that loads the network when it is called first.
+
+    ``settings``: see `VideoPredictor`.
+    """
 
     @cache
     def load() -> "VideoPredictor":
@@ -82,7 +85,7 @@ def session_opener(model: Path, device: str, size: int) -> Callable[[Path], "Ses
         from predictor import VideoPredictor
         from util.device import keep_freed_memory
 
-        predictor = VideoPredictor.load(weights_file(model), device, size=size)
+        predictor = VideoPredictor.load(weights_file(model), device, **settings)
         keep_freed_memory(predictor.device)
         return predictor
 
@@ -113,6 +116,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", choices=get_args(DeviceName), default="auto", help=device_help)
     size_help = "shorter side at inference (default: %(default)s); masks have the video's size; 240 is faster"
     add("--size", type=int, default=480, metavar="N", help=size_help)
+    bound_help = "limit the memory to your frames and the latest of every third frame, N in all (default: %(default)s)"
+    add("--max_memory_frames", type=int, default=100, metavar="N", help=bound_help)
     host_help = "address to listen on (default: %(default)s, which only this machine reaches)"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=host_help)
     add("--port", type=int, default=8765, help="(default: %(default)s; 0: any free one)")
@@ -145,7 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the latter: no address, or no port
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"--host {args.host} --port {args.port}: cannot listen there ({reason})") from error
-    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, args.size))
+    settings = {"size": args.size, "max_memory_frames": args.max_memory_frames}
+    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, **settings))
     annotator.open(name)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     guard = Guard(make_app(annotator), token, args.host, port)

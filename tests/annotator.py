@@ -28,7 +28,7 @@ class Server:
         listening = socket.create_server((host, 0))
         self.host, self.port = host, listening.getsockname()[1]
         videos = list_videos(root)
-        self.annotator = Annotator(videos, {}, workspace, session_opener(model, "cpu", 480))
+        self.annotator = Annotator(videos, {}, workspace, session_opener(model, "cpu"))
         self.annotator.open(next(iter(videos)))
         guard = Guard(make_app(self.annotator), TOKEN, host, self.port)
         self._server = make_server(guard)
