@@ -201,7 +201,8 @@ async function start() {
   for (const name of state.videos)
     $("videos").append(element("option", { textContent: name, selected: name === state.video }));
   for (const name of state.exports) {
-    const link = { className: "button", textContent: name, download: "" };
+    const onclick = () => editor.say(`Preparing ${name}; the download begins when it is complete.`);
+    const link = { className: "button", textContent: name, download: "", onclick };
     $("exports").append(element("a", link));
   }
   editor.open(state);

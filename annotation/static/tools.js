@@ -2,7 +2,6 @@
 
 import { drawSegment, fillPolygon, pack } from "./raster.js";
 import { fetchMask } from "./store.js";
-import { PEN_ERASER } from "./view.js";
 
 export class Tools {
   constructor(editor) {
@@ -16,13 +15,14 @@ export class Tools {
   }
 
   down(point, event) {
+    this.editor.following = false; // a polygon or box must not be lost because the next frame is shown
     if (this.name === "polygon") {
       const [first] = this.points;
       if (first && Math.hypot(first.x - point.x, first.y - point.y) * this.editor.view.scale < 8) this.finish();
       else this.points.push(point);
     } else if (this.name === "box") this.box = { from: point, to: point };
     else {
-      const erase = this.name === "eraser" || event?.altKey || event?.button === PEN_ERASER;
+      const erase = this.name === "eraser" || event?.altKey;
       this.editor.begin();
       this.stroke = { last: point, value: erase ? 0 : this.editor.object };
       this.move(point);

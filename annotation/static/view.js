@@ -1,7 +1,5 @@
 // The picture with its mask: zoom, pan, and pointers as pixels of the picture.
 
-export const PEN_ERASER = 5; // the button of a pen that is turned round
-
 export class View {
   // handlers: down(point, event), move(point, event), up(point, event), cancel(): take back the last down; overlay(context, toScreen)
   constructor(stage, handlers) {
@@ -121,8 +119,7 @@ export class View {
     if (event.type === "pointerdown") {
       this.stage.focus();
       this.stage.setPointerCapture(event.pointerId);
-      const isOther = event.button > 0 && event.button !== PEN_ERASER;
-      const pans = isOther || others.length > 0 || this.hand || (isTouch && this.hasPen);
+      const pans = event.button > 0 || others.length > 0 || this.hand || (isTouch && this.hasPen);
       this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, pans });
       if (others.length) others.forEach((other) => (other.pans = true)), this.handlers.cancel();
       else if (!pans) this.handlers.down(this.pixel, event);

@@ -58,6 +58,17 @@ def test_pause_stops_within_a_frame(page, monkeypatch):
 
 
 @needs_browser
+def test_a_polygon_is_not_lost_because_the_next_frame_is_shown(page):
+    page.drag(*FIRST)
+    page.key("l")
+    page.js("editor.following = true")
+    page.page.mouse.click(*page.at(20, 20))
+    page.js("fetch(`/api/${editor.state.page}/propagate?frame=0&direction=both`, {method: 'POST'})")
+    page.wait("Object.keys(editor.state.confidence).length === 7 && !editor.state.running")
+    assert page.js("[editor.shown, editor.tools.points.length]") == [0, 1]
+
+
+@needs_browser
 def test_a_correction_changes_earlier_and_later_frames_and_absence_holds(page, tmp_path):
     results = tmp_path / "work/results/clip"
     page.drag(*FIRST)

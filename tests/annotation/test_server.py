@@ -1,13 +1,17 @@
 """What the server refuses."""
 
 import json
+import logging
 import socket
 import struct
+import weakref
 
 import numpy as np
 import pytest
 
 import annotate
+from annotate import make_server
+from annotation.guard import Guard
 from annotation.runs import pack
 from datasets.images import write_image
 from tests.annotation.conftest import FRAMES, SIZE
@@ -69,6 +73,16 @@ def test_what_the_server_refuses(server, tmp_path):
     assert b"main.js" in ask("GET", f"/?token={TOKEN}", Cookie="")[1]
     for name in (f"LOCALHOST:{server.port}", f"[::1]:{server.port}"):
         assert ask("GET", "/", Host=name)[0] == 200
+
+
+def test_the_server_starts_while_a_thread_imports_pytorch():
+    half_made = logging.StreamHandler.__new__(logging.StreamHandler)  # as such a thread may leave it for a moment
+    handlers = logging._handlerList  # type: ignore[attr-defined]  # private, and what uvicorn's own logging goes through
+    handlers.append(weakref.ref(half_made))
+    try:
+        make_server(Guard(lambda *_: None, TOKEN, "127.0.0.1", 1))
+    finally:
+        del handlers[-1]
 
 
 def test_bad_arguments(tmp_path, capsys):
