@@ -72,14 +72,19 @@ class Workspace:
         for path in (self.folder / name / self.name for name in ("Annotations", "results", "before", "exports")):
             if path.is_dir() and any(path.iterdir()):
                 raise InputError(f"{path}: contains files of other programs; {ANOTHER}")
-        self.save()
+        given = {}
         for index, path in (self._found_masks() if masks is None else masks).items():
+            if index >= self.length:
+                raise InputError(f"--mask {index}:{path}: {self.source} ends with frame {self.length - 1}")
             try:
-                self.put_user_mask(index, read_user_mask(path, self.size), complete=False)
+                given[index] = read_user_mask(path, self.size)
             except InputError as error:
                 if masks is not None:
                     raise
                 self.notes.append(str(error))
+        self.save()  # before the first mask, which is then known to be our own
+        for index, ids in given.items():
+            self.put_user_mask(index, ids, complete=False)
 
     def _found_masks(self) -> dict[int, Path]:
         if not self.source.is_dir() or self.source.parent.name != "JPEGImages":

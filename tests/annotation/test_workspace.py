@@ -155,6 +155,19 @@ def test_a_damaged_record_is_named_and_kept(begin, tmp_path, content):
     assert record.read_bytes() == content
 
 
+def test_masks_of_the_command_line(clip, tmp_path):
+    video, work = clip / "JPEGImages/clip", tmp_path / "work"
+    write_mask(tmp_path / "bad.png", MASK[1:])
+    for masks, message in (({0: tmp_path / "bad.png"}, "equal sizes"), ({FRAMES: tmp_path / "bad.png"}, "ends with")):
+        with pytest.raises(InputError, match=message):
+            Workspace(video, work, masks)
+    assert not work.exists()  # nothing to be tidied up before the next try
+    masks = {3: clip / "GroundTruth/clip/00003.png"}
+    assert Workspace(video, work, masks).users == {3: False}
+    again = Workspace(video, work, masks)
+    assert again.users == {3: False} and "--mask is ignored" in again.notes[0]
+
+
 def test_a_workspace_of_another_or_a_changed_video_is_refused(begin, clip, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(clip / "JPEGImages", root / "JPEGImages")
