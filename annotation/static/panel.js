@@ -31,6 +31,8 @@ export class Panel {
     if (!state?.frames) return;
     drawTimeline($("timeline"), state, frame);
     Object.assign($("scrubber"), { max: state.frames - 1, valueAsNumber: frame });
+    const margin = $("timeline").clientWidth / state.frames / 2 + 2; // the knob is below the mark of its frame
+    Object.assign($("scrubber").style, { margin: `0 ${margin}px`, width: `calc(100% - ${2 * margin}px)` });
     $("position").textContent = this.position();
     $("complete").checked = state.users[frame] ?? false;
     $("size").value = $("size-text").textContent = tools.diameter;
