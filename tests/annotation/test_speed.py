@@ -106,7 +106,7 @@ def test_a_thousand_frames_are_read_again_rather_than_kept(serve, chromium):
             assert status == 200 and picture
 
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * 4096
 
     for frame in range(0, 1000, 10):
         page.go(frame)
