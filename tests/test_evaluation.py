@@ -176,7 +176,7 @@ def test_a_video_that_cannot_be_read_or_written_or_held_fails_alone(tmp_path, ev
     assert code == 1 and "2 videos segmented, 4 failed: b, c, d, e" in out
     messages = {line.split(": ")[1]: line for line in error.splitlines()}
     assert list(messages) == list("bcde")
-    assert "Annotations/b/00000.png: cannot be read (No such file" in messages["b"]
+    assert "Annotations/b/00000.png: no such file" in messages["b"]
     assert "c/00002.png: cannot be written (No space left" in messages["c"]
     assert "out of memory" in messages["d"] and "out of memory" in messages["e"]
 

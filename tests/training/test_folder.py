@@ -80,7 +80,7 @@ def test_folder_that_cannot_be_written(obstacle, run, tmp_path, capsys):
 
 def test_log_that_cannot_be_written(tmp_path):
     (tmp_path / "run_log.jsonl").mkdir()
-    with pytest.raises(InputError, match="is not a training log"):
+    with pytest.raises(InputError, match="run_log.jsonl: is a folder; expected a training log"):
         TrainLogger(tmp_path, "run", 0, 1)
 
 
