@@ -128,7 +128,7 @@ class InferenceCore:
 
     @torch.inference_mode()
     def read(self, image: torch.Tensor) -> torch.Tensor:
-        """Segment an image as `step` does, as if it were the next frame, without any effect on the frames to come."""
+        """Segment an image, see `step`, as if it were the next frame, without any effect on the frames to come."""
         check_image(image, self._size)
         self._flush()
         padded, padding, features = self._encode(image)
@@ -138,7 +138,7 @@ class InferenceCore:
     def memorise(self, image: torch.Tensor, mask: torch.Tensor, frame: int, ids: Collection[int] = ()) -> None:
         """Memorise a mask as permanent truth of frame number ``frame``, in place of what is memorised of that frame.
 
-        ``image``, ``mask`` and errors as in `step`, whose next frame is by default the one after this. ``ids``:
+        For ``image``, ``mask`` and errors see `step`, whose next frame is by default the one after this. ``ids``:
         known or new objects that are absent unless the mask holds them. Of others that it lacks, nothing is memorised.
         """
         check_image(image, self._size)

@@ -60,7 +60,7 @@ def label_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[in
 
 
 def object_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[int], name: str) -> np.ndarray:
-    """`label_map` as an array. Raises `InputError`, with the frame's ``name``, for what is not finite."""
+    """Object ids, see `label_map`. Raises `InputError`, with the frame's ``name``, if it is not finite."""
     ids = label_map(prob, size, object_ids).cpu().numpy()
     if not prob[0].sum().isfinite():  # a NaN in one channel is one in all
         raise InputError(
