@@ -82,7 +82,7 @@ def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
 
 
 # With fewer channels, the transforms cost as much as the saved multiplications.
-WINOGRAD_MIN_CHANNELS = 128
+WINOGRAD_MIN_CHANNELS = 64
 # Most elements of a combined row (4 MiB in float32). The combinations of a whole map would take five times its memory.
 STRIPE_ELEMENTS = 2**20
 
