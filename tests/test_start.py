@@ -33,12 +33,8 @@ def probe(*words: str, **environment: str) -> list[str]:
 
 def scripts():
     """Those that take flags."""
-    paths = sorted((ROOT / "scripts").glob("*.py"))
-    return [
-        f"scripts/{path.name}"
-        for path in paths
-        if "add_argument" in path.read_text() and "__main__" in path.read_text()
-    ]
+    texts = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "scripts").glob("*.py"))}
+    return [f"scripts/{name}" for name, text in texts.items() if "add_argument" in text and "__main__" in text]
 
 
 def programs():
