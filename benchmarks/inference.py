@@ -1,6 +1,7 @@
 """Seconds of each part of a frame, frames/s and peak memory, compared with the naive computation.
 
 python benchmarks/inference.py --objects 1 3 --json output/inference.json
+python benchmarks/inference.py --objects 1 3 --variants naive optimized amp --peak
 python benchmarks/inference.py --size 1080 1920 --objects 1 10 --variants optimized amp
 python benchmarks/inference.py --device cuda --objects 1 3 10 --variants naive optimized amp compiled compiled_amp
 
@@ -8,11 +9,14 @@ Weights are random, which does not change the speed. The variants are the naive 
 programs do (tests/naive.py), the plain one of training and checkpoints, and the optimized one of the eval scripts
 (model/optimized.py), which amp and compiled start from. "whole frame" is the mean over the frames of a memory interval,
 one of which is memorised. GFLOP count convolutions and matrix products, 2 per multiply-add, as they are carried out;
-the bound is that number over the peak measured in the same run.
+the bound is that number over the peak measured in the same run. With --peak, peak memory is measured instead: each
+variant loads its weights from a file and segments two memory intervals in a process of its own, as the eval scripts do.
 """
 
 import argparse
+import multiprocessing
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +31,7 @@ from benchmarks.timing import Call, machine, make_clock, make_parser, median_sec
 from inference_core import FrameMemory, InferenceCore
 from inference_memory_bank import make_memory
 from model.config import PRESETS, NetworkConfig
-from model.network import Network
+from model.network import Network, load_network, save_network
 from model.optimized import optimized_copy
 from model.tensor import pad_to_multiple
 from tests.naive import DenseMemory, NaiveNetwork, naive_copy
@@ -51,16 +55,17 @@ def convolution_peak(device: torch.device, dtype: torch.dtype, clock: Callable[[
     return 2 * 9 * 256 * 256 * 120 * 216 / min(times) / 1e9
 
 
-def build(plain: Network, variant: str, half: torch.dtype) -> Network:
+def build(plain: Network, variant: str, half: torch.dtype, in_place: bool = False) -> Network:
     """The network that computes like one of `VARIANTS`."""
     if variant == "plain":
         return plain
     precision = half if variant.endswith("amp") else torch.float32
-    return naive_copy(plain) if variant == "naive" else optimized_copy(plain, variant.startswith("compiled"), precision)
+    compiled = variant.startswith("compiled")
+    return naive_copy(plain) if variant == "naive" else optimized_copy(plain, compiled, precision, in_place)
 
 
-def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Call]:
-    """A call for each part of a step, on inputs as a step has them, and one for the steps of a memory interval."""
+def engine(network: Network, args: argparse.Namespace, objects: int) -> tuple[InferenceCore, FrameMemory, torch.Tensor]:
+    """An engine that has segmented the first frame, its memory, and that frame 3×H×W."""
     device, (height, width) = network.mean.device, args.size
     frame = torch.rand(3, height, width, device=device)
     ids = torch.arange(width, device=device).expand(height, width) * (objects + 1) // width
@@ -68,6 +73,41 @@ def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dic
     memory: FrameMemory = DenseMemory(args.top) if naive else make_memory(network.config, args.top)
     core = InferenceCore(network, lambda: memory, args.interval)
     core.step(frame, ids.contiguous())
+    return core, memory, frame
+
+
+def measure_peak(args: argparse.Namespace, weights: Path, variant: str, objects: int) -> float:
+    """Peak memory of this process in GiB, after it has built the network from a file and segmented some frames."""
+    device = pick_device(args.device)
+    half = half_precision(device) or torch.bfloat16
+    network = build(load_network(weights, device), variant, half, in_place=True)
+    keep_freed_memory(device)
+    with torch.inference_mode(), torch.autocast(device.type, half, enabled=variant.endswith("amp")):
+        core, _, frame = engine(network, args, objects)
+        for _ in range(2 * args.interval):
+            core.step(frame)
+    return peak_memory(device)
+
+
+def show_peaks(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure and print the peak memory of each variant in a process of its own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pth"
+        save_network(weights, Network(NetworkConfig.preset(args.model, spectrum=args.spectrum)))
+        for objects in args.objects:
+            for variant in args.variants:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    gib = pool.apply(measure_peak, (args, weights, variant, objects))
+                rows.append({"objects": objects, "variant": variant, "peak_gib": gib})
+                print(f"{args.model}, objects: {objects}, {variant}: {gib * 2**10:.0f} MiB", flush=True)
+    return rows
+
+
+def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dict[str, Call]:
+    """A call for each part of a step, on inputs as a step has them, and one for the steps of a memory interval."""
+    core, memory, frame = engine(network, args, objects)
+    device = frame.device
     image, _ = pad_to_multiple(network.normalize(frame)[None], 16)
     masks = torch.rand(1, objects, *image.shape[-2:], device=device) / objects
     features = network.encode_key(image)
@@ -161,11 +201,17 @@ def main() -> None:
     add("--interval", type=int, default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
     add("--variants", nargs="+", choices=VARIANTS, default=list(COUNTED), help=f"(default {' '.join(COUNTED)})")
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
+    add("--peak", action="store_true", help="measure peak memory instead of time")
     args = parser.parse_args()
     if "naive" in args.variants and args.spectrum != "hermitian":
         parser.error("--variants naive needs --spectrum hermitian")
 
     device = pick_device(args.device)
+    if args.peak:
+        rows = show_peaks(args)
+        if args.json:
+            write_json(args.json, device, {"settings": vars(args), "peaks": rows})
+        return
     keep_freed_memory(device)
     clock = make_clock(device, args.busy)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32

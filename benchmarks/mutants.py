@@ -74,7 +74,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
     },
     ("model/optimized.py", "test_optimized.py"): {
         "id(conv) not in keys": "True",
-        "bias = self.bias if index == 1 else None": "bias = self.bias if index == 0 else None",
+        "_convolve(even + odd, k[1], self.bias)": "_convolve(even + odd, k[1])",
     },
     ("model/losses.py", "test_losses.py"): {
         "if iteration > end_warm:": "if iteration > start_warm:",

@@ -58,7 +58,9 @@ class ResBlock(nn.Module):
         """x (B·K)×C×h×w, and shared B×C₂×h×w if there are such channels → (B·K)×C'×h×w."""
         out = self.conv1(*[torch.relu(x) for x in inputs])
         out = self.conv2(F.relu(out, inplace=True))
-        return self.downsample(*inputs) + out
+        shortcut = self.downsample(*inputs)
+        # In place, except where autocast has left them in different types.
+        return out.add_(shortcut) if out.dtype is shortcut.dtype else shortcut + out
 
 
 class UpsampleBlock(nn.Module):

@@ -29,11 +29,13 @@ class BoundaryBranch(nn.Module):
         self.predict_boundary_1 = nn.Conv2d(dim, dim, 3, padding=1)
         self.predict_boundary_2 = nn.Conv2d(dim, 1, 3, padding=1)
 
-    def forward(self, x: torch.Tensor, with_boundary: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def sharpen(self, x: torch.Tensor, with_boundary: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """N×C×h×w → mask features N×C×h×w, boundary logits N×1×h×w or None."""
-        boundary = self.hfm(self.boundary_1(x))
-        mask = self.mask_1(x)
-        # In place and one step per line: these maps are the largest of all, and none should live longer than it must.
+        # These maps are the largest of all, and none should live longer than it must: hence one step per line, in
+        # place, and a plain method, because ``__call__`` would keep x alive to the end.
+        boundary, mask = self.boundary_1(x), self.mask_1(x)
+        del x
+        boundary = self.hfm(boundary)
         boundary = boundary.add_(F.relu(self.fusion_1(mask), inplace=True))
         boundary = self.boundary_2(boundary)
         boundary = F.relu(self.boundary_3(boundary), inplace=True)
@@ -85,9 +87,10 @@ class Decoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x B×K×C×h/8×w/8, skip B×C×h/4×w/4 → mask and boundary logits B×K×H×W."""
         size, boundary = x.shape[:2], None
-        x = self.up_8_4(skip, x.flatten(0, 1))
-        if self.branch is not None:
-            x, boundary = self.branch(x, with_boundary)
+        if self.branch is None:
+            x = self.up_8_4(skip, x.flatten(0, 1))
+        else:
+            x, boundary = self.branch.sharpen(self.up_8_4(skip, x.flatten(0, 1)), with_boundary)
         masks = _enlarge(self.pred(F.relu(x, inplace=True)), size)
         return masks, None if boundary is None else _enlarge(boundary, size)
 

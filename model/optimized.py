@@ -82,17 +82,7 @@ def _convolution(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
 
 
 # With fewer channels, the transforms cost as much as the saved multiplications.
-WINOGRAD_MIN_CHANNELS = 128
-# Rows of the transformed kernels from those of a 3×3 kernel.
-WINOGRAD_2 = [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]
-WINOGRAD_4 = [
-    [1 / 4, 0, 0],
-    [-1 / 6, -1 / 6, -1 / 6],
-    [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6],
-    [1 / 24, -1 / 12, 1 / 6],
-    [0, 0, 1],
-]
+WINOGRAD_MIN_CHANNELS = 64
 # Most elements of a combined row (4 MiB in float32). The combinations of a whole map would take five times its memory.
 STRIPE_ELEMENTS = 2**20
 
@@ -117,30 +107,41 @@ class RowWinogradConv2d(nn.Module):
     Bands of m + 2 input rows become m + 2 combined rows, then a 1×3 convolution of each, then m output rows. In float32
     m is 4: half of the multiplications, and two or three times the rounding of the plain convolution. In bf16, which is
     too coarse for the factors of m = 4, m is 2: two thirds of the multiplications and 1.8 times the rounding.
+
+    In float32 the m + 2 kernels are computed at every call from the three rows of the weight, which takes 1 to 5 % of
+    the time; stored, they would take twice the memory of the weight.
     """
 
     def __init__(self, conv: nn.Conv2d, precision: torch.dtype = torch.float32):
         super().__init__()
-        half = precision is torch.bfloat16
-        transform = torch.tensor(WINOGRAD_2 if half else WINOGRAD_4, dtype=torch.double)
-        dtype = torch.bfloat16 if half else torch.float32
-        weight = conv.weight.detach()
-        kernels = torch.empty(len(transform), len(weight), 1, 3, weight.shape[1], dtype=dtype).permute(0, 1, 4, 2, 3)
-        for part, out in zip(weight.split(64), kernels.split(64, dim=1), strict=True):  # in parts to save memory
-            out[:, :, :, 0] = torch.einsum("ri,ocik->rock", transform, part.double())
-        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
-        self.kernels = kernels.unbind()
+        self.dtype = torch.bfloat16 if precision is torch.bfloat16 else torch.float32
+        weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        rows = [row.clone() for row in weight.split(1, dim=2)]  # each C'×C×1×3
+        if self.dtype is torch.bfloat16:
+            even = (rows[0] + rows[2]) / 2
+            rows = [rows[0], even + rows[1] / 2, even - rows[1] / 2, rows[2]]
+        self.rows = [row.to(self.dtype) for row in rows]  # in bf16 the kernels
+        self.bias = None if conv.bias is None else conv.bias.detach().to(self.dtype)
+
+    def _kernels(self) -> list[torch.Tensor]:
+        """The m + 2 kernels C'×C×1×3."""
+        if self.dtype is torch.bfloat16:
+            return self.rows
+        g0, g1, g2 = self.rows
+        even, odd = torch.add(g0, g2).mul_(-1 / 6), g1 / -6
+        even2, odd2 = torch.add(g0, g2, alpha=4).mul_(1 / 24), g1 / 12
+        return [g0, even + odd, even.sub_(odd), even2 + odd2, even2.sub_(odd2), g2]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×h×w → N×C'×h×w in the precision of the kernels."""
-        kernel = self.kernels[0]
-        x = x.to(kernel.dtype).permute(0, 2, 3, 1)  # channels last throughout: N×rows×columns×C
+        x = x.to(self.dtype).permute(0, 2, 3, 1)  # channels last throughout: N×rows×columns×C
         number, height, width, channels = x.shape
-        rows = len(self.kernels) - 2
+        kernels = self._kernels()
+        rows = len(kernels) - 2
         bands = -(-height // rows)
         stripes = -(-number * bands * width * channels // STRIPE_ELEMENTS)
         step = -(-bands // stripes)
-        out = x.new_empty(number, bands, rows, width, len(kernel))
+        out = x.new_empty(number, bands, rows, width, len(kernels[0]))
         combine = self._four_rows if rows == 4 else self._two_rows
         with torch.autocast("cpu", enabled=False):
             for start in range(0, bands, step):
@@ -150,32 +151,33 @@ class RowWinogradConv2d(nn.Module):
                 if first < 0 or end > height:
                     stripe = F.pad(stripe, (0, 0, 0, 0, max(-first, 0), max(end - height, 0)))
                 inputs = [stripe[:, i : i + rows * (stop - start - 1) + 1 : rows] for i in range(rows + 2)]
-                combine(inputs, out[:, start:stop].unbind(2))
+                combine(kernels, inputs, out[:, start:stop].unbind(2))
         return out.flatten(1, 2)[:, :height].permute(0, 3, 1, 2)
 
-    def _convolve(self, index: int, rows: torch.Tensor) -> torch.Tensor:
+    def _two_rows(self, k: Sequence[torch.Tensor], d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
+        """4 kernels and 4 rows of each band, each N×bands×w×C → 2 rows N×bands×w×C'."""
         # The second product enters every output row exactly once, so it carries the bias.
-        bias = self.bias if index == 1 else None
-        return F.conv2d(rows.permute(0, 3, 1, 2), self.kernels[index], bias, padding=(0, 1)).permute(0, 2, 3, 1)
+        m1, m2 = _convolve(d[1] + d[2], k[1], self.bias), _convolve(d[2] - d[1], k[2])
+        torch.add(m1, m2, out=out[0]).add_(_convolve(d[0] - d[2], k[0]))
+        torch.sub(m1, m2, out=out[1]).sub_(_convolve(d[1] - d[3], k[3]))
 
-    def _two_rows(self, d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
-        """4 rows of each band, each N×bands×w×C → 2 rows N×bands×w×C'."""
-        m1, m2 = self._convolve(1, d[1] + d[2]), self._convolve(2, d[2] - d[1])
-        torch.add(m1, m2, out=out[0]).add_(self._convolve(0, d[0] - d[2]))
-        torch.sub(m1, m2, out=out[1]).sub_(self._convolve(3, d[1] - d[3]))
-
-    def _four_rows(self, d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
-        """6 rows of each band, each N×bands×w×C → 4 rows N×bands×w×C'."""
+    def _four_rows(self, k: Sequence[torch.Tensor], d: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> None:
+        """6 kernels and 6 rows of each band, each N×bands×w×C → 4 rows N×bands×w×C'."""
         even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
-        first, second = self._convolve(1, even + odd), self._convolve(2, even.sub_(odd))
+        first, second = _convolve(even + odd, k[1], self.bias), _convolve(even.sub_(odd), k[2])
         even, odd = d[4] - d[2], (d[3] - d[1]).mul_(2)
-        third, fourth = self._convolve(3, even + odd), self._convolve(4, even.sub_(odd))
+        third, fourth = _convolve(even + odd, k[3]), _convolve(even.sub_(odd), k[4])
         even, odd = first + second, first.sub_(second)
         even2, odd2 = third + fourth, third.sub_(fourth)
         del first, second, third, fourth
         torch.add(odd, odd2, alpha=2, out=out[1])
         torch.add(even, even2, alpha=4, out=out[2])
         torch.add(odd, odd2, alpha=8, out=out[3])
-        out[3].add_(self._convolve(5, torch.sub(d[5], d[3], alpha=5).add_(d[1], alpha=4)))
-        even.add_(self._convolve(0, torch.sub(d[4], d[2], alpha=5).add_(d[0], alpha=4)))
+        out[3].add_(_convolve(torch.sub(d[5], d[3], alpha=5).add_(d[1], alpha=4), k[5]))
+        even.add_(_convolve(torch.sub(d[0], d[2], alpha=5 / 4).add_(d[4], alpha=1 / 4), k[0]))
         torch.add(even, even2, out=out[0])
+
+
+def _convolve(rows: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """N×rows×w×C → N×rows×w×C' by a kernel C'×C×1×3."""
+    return F.conv2d(rows.permute(0, 3, 1, 2), kernel, bias, padding=(0, 1)).permute(0, 2, 3, 1)

@@ -128,7 +128,7 @@ class SpectralFilter(nn.Module):
             y = torch.fft.fft(torch.fft.rfft(x32)[..., grid.columns], dim=-2)[..., grid.rows, :]
             mixed = F.pad(self.mix(y, grid), (0, 0, grid.rows.start, height - grid.rows.stop))
             mixed = torch.fft.ifft(mixed, dim=-2)
-            mixed = F.pad(mixed, (grid.columns.start, width // 2 + 1 - grid.columns.stop))
-            filtered = torch.fft.irfft(mixed, n=width)
+            # The padded spectrum, as large as x, is not kept in a variable.
+            filtered = torch.fft.irfft(F.pad(mixed, (grid.columns.start, width // 2 + 1 - grid.columns.stop)), n=width)
             filtered[..., 0, :] += self.constant(width)
             return (x32 + filtered).to(x.dtype)

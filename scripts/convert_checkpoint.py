@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 
 from model.config import InferenceSettings
-from model.weights import export_reference, read_network_file, write_network_file, write_torch_file
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 
@@ -43,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
     check_output(args.target, [])
+    from model.weights import export_reference, read_network_file, write_network_file, write_torch_file  # late: PyTorch
+
     settings, state, stored = read_network_file(args.source)
     recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":

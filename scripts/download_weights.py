@@ -15,8 +15,6 @@ import util.interrupt  # noqa: F401
 # isort: split
 from typing import NamedTuple
 
-from model.network import load_network
-from model.weights import SAVES, read_network_file, write_network_file
 from scripts.download import download
 from util.errors import InputError, Parser, exit_on_input_error
 
@@ -53,6 +51,9 @@ def fetch(name: str, url: str, saves: Path) -> Path:
     Nothing happens if the latter exists. Raises `InputError` if the download fails, or if it is not such a file: then
     it is deleted.
     """
+    from model.network import load_network  # late: PyTorch takes seconds to import
+    from model.weights import read_network_file, write_network_file
+
     target, original = saves / f"{name}.pth", saves / f"{name}_original.pth"
     if target.exists():
         return target
@@ -72,15 +73,17 @@ def main(arguments: list[str] | None = None) -> None:
     listing = "\n".join(f"  {name}: {weights.description}\n    {weights.url}" for name, weights in WEIGHTS.items())
     parser = Parser(description=__doc__, epilog=EPILOG + listing)
     parser.add_argument("name", nargs="?", choices=WEIGHTS, help="the weights to download (default: list them)")
-    parser.add_argument("--saves", type=Path, default=SAVES, help="where to put them (default: saves)")
+    parser.add_argument("--saves", type=Path, help="where to put them (default: saves)")
     parser.add_argument("--mirror", metavar="URL", help="download URL/NAME.pth instead of the authors' file")
     args = parser.parse_args(arguments)
     if args.name is None:
         print(listing)
         return
+    from model.weights import SAVES  # late: PyTorch
+
     url = f"{args.mirror.rstrip('/')}/{args.name}.pth" if args.mirror else WEIGHTS[args.name].url
     print(f"{args.name}: {WEIGHTS[args.name].description}\n  {url}", flush=True)
-    print(f"{fetch(args.name, url, args.saves)}: complete")
+    print(f"{fetch(args.name, url, args.saves or SAVES)}: complete")
 
 
 if __name__ == "__main__":

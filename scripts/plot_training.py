@@ -17,7 +17,6 @@ import math
 
 import numpy as np
 
-from training.logger import read_log
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
 
@@ -37,6 +36,8 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
     Entries without an iteration, such as the configuration, are skipped. Raises `InputError` for a folder without a log
     and for values that are not numbers.
     """
+    from training.logger import read_log  # late: PyTorch takes seconds to import
+
     logs = sorted(run.glob("*_log.jsonl")) if run.is_dir() else [run] if run.is_file() else []
     if len(logs) != 1:
         raise InputError(f"{run}: expected the folder of one training run, with its <id>_log.jsonl")

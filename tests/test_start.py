@@ -31,11 +31,17 @@ def probe(*words: str, **environment: str) -> list[str]:
     return done.stdout.rpartition("RESULT ")[2].split()
 
 
+def scripts():
+    """Those that take flags."""
+    texts = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "scripts").glob("*.py"))}
+    return [f"scripts/{name}" for name, text in texts.items() if "add_argument" in text and "__main__" in text]
+
+
 def programs():
     return ["train.py", *sorted(path.name for path in ROOT.glob("eval_*.py") if "__main__" in path.read_text("utf-8"))]
 
 
-@pytest.mark.parametrize("program", [*programs(), "scripts/score.py", "scripts/demo.py"])
+@pytest.mark.parametrize("program", [*programs(), *scripts()])
 def test_help_needs_no_pytorch(program):
     assert probe(program, "--help") == ["0", "passive"]
 
