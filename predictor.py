@@ -6,10 +6,11 @@ for frame in predictor.segment("clip.mp4", {0: "first.png"}):
 """
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import count
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datasets.access import MaskSource, Source, load_mask, open_frames, open_video
+from datasets.access import MaskSource, Source, check_frame_number, load_mask, open_frames, open_video
 from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
@@ -86,14 +87,8 @@ def _with_masks(video: Video, masks: Mapping[int, np.ndarray]) -> Generator[Vide
         for index, frame in enumerate(frames):
             mask = masks.get(index)
             yield frame if mask is None else frame._replace(mask=fit_mask(mask, frame.image.shape[:2]))
-    _check_frame_numbers(masks, index + 1)
-
-
-def _check_frame_numbers(masks: Iterable[int], length: int | None) -> None:
-    for index in masks:
-        if index < 0 or length is not None and index >= length:
-            last = "" if length is None else f" to {length - 1}"
-            raise InputError(f"there is no frame {index} for a mask; expected a number from 0{last}")
+    for number in masks:
+        check_frame_number(number, index + 1)
 
 
 class VideoPredictor:
@@ -121,8 +116,8 @@ class VideoPredictor:
     ):
         least_values = {"size": 1, "top_k": 1, "mem_every": 1, "max_memory_frames": 2}
         for (name, least), value in zip(least_values.items(), (size, top_k, mem_every, max_memory_frames), strict=True):
-            if value is not None and value < least:
-                raise InputError(f"{name}={value}: expected at least {least}")
+            if value is not None and not (isinstance(value, Integral) and value >= least):
+                raise InputError(f"{name}={value!r}: expected a whole number from {least}")
         self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
         self.device = network.mean.device
         given = {"top_k": top_k, "mem_every": mem_every, "include_last": include_last}
@@ -155,10 +150,14 @@ class VideoPredictor:
         Raises `InputError` at once for bad masks and videos, and later for a damaged frame or a mask behind the end.
         """
         opened = open_video(video, self.size)
-        given = {index: load_mask(mask, f"mask of frame {index}", opened.size) for index, mask in masks.items()}
+        if not isinstance(masks, Mapping):
+            raise InputError(f"masks: is a {type(masks).__name__}; expected a dict from frame number to mask")
+        length = opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None
+        given = {}
+        for index, mask in masks.items():
+            given[check_frame_number(index, length)] = load_mask(mask, f"mask of frame {index}", opened.size)
         if not any(mask.any() for mask in given.values()):
             raise InputError("no mask holds an object; expected ids from 1")
-        _check_frame_numbers(given, opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None)
         bound = self.max_memory_frames
         if bound is None and not opened.sources and not opened.num_frames:
             bound = STREAM_FRAMES

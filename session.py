@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.access import Frames, MaskSource, load_mask
+from datasets.access import Frames, MaskSource, check_frame_number, load_mask
 from datasets.video import fit_mask, inference_size, make_frame
 from inference_core import InferenceCore
 from labels import object_map
@@ -87,7 +87,7 @@ class Session:
         again. Otherwise, only the objects in the mask are known to be there, and only there.
         Raises `InputError` for a frame or mask that does not fit the video.
         """
-        self._check_index(index)
+        index = check_frame_number(index, len(self))
         ids = load_mask(mask, f"mask of frame {index}", self.frames.size)
         held = frozenset(int(i) for i in np.unique(ids) if i)
         if not held and not complete:
@@ -117,7 +117,7 @@ class Session:
 
     def result(self, index: int) -> FrameResult:
         """The latest result of a frame, which may be out of date (see `is_current`); before any, background."""
-        self._check_index(index)
+        index = check_frame_number(index, len(self))
         user = self._user_frames.get(index)
         if user is not None and decides_all(user, self.object_ids):
             return FrameResult(index, user.mask.copy(), dict.fromkeys(self.object_ids, 1.0))
@@ -128,7 +128,7 @@ class Session:
 
     def is_current(self, index: int) -> bool:
         """Whether the frame's result is made from all masks that concern it."""
-        self._check_index(index)
+        index = check_frame_number(index, len(self))
         span = self._span_of(index)
         return span is None or self._is_current(index, span)
 
@@ -157,7 +157,7 @@ class Session:
             raise InputError("no frame has a mask; expected annotate() before propagate()")
         chosen = self._spans()
         if around is not None:
-            self._check_index(around)
+            around = check_frame_number(around, len(self))
             is_chosen = {
                 "both": lambda span: span.low <= around <= span.high,
                 "forward": lambda span: around < span.high,
@@ -242,7 +242,3 @@ class Session:
 
     def _unpacked(self, packed: bytes) -> np.ndarray:
         return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self.frames.size).copy()
-
-    def _check_index(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise InputError(f"there is no frame {index}; expected 0 to {len(self) - 1}")

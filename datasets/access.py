@@ -1,5 +1,6 @@
 """Videos from wherever a caller has them: a file, a folder of frames or arrays; as a stream, or frame by frame."""
 
+import operator
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from itertools import chain
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -120,12 +122,26 @@ def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:
         ids = np.asarray(mask)
         if ids.ndim != 2 or ids.dtype.kind not in "bui" or not ids.size or ids.min() < 0 or ids.max() > 255:
             raise InputError(f"{name}: is a {ids.dtype} array of {ids.shape}; expected H×W integer ids from 0 to 255")
+        if ids.max() == 255 and ((ids > 0) & (ids < 255)).any():
+            raise InputError(f"{name}: holds 255 beside other ids; expected ids from 1 to 254, or 0/255 for one object")
     if ids.shape != size:
         raise InputError(
             f"{name}: the mask is {ids.shape[1]}×{ids.shape[0]} pixels, but the video is {size[1]}×{size[0]};"
             " expected equal sizes"
         )
     return np.array(ids, np.uint8)
+
+
+def check_frame_number(index: Any, length: int | None = None) -> int:
+    """A frame number from 0, below ``length`` if that is known, as an int. Raises `InputError` for anything else."""
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = -1
+    if number < 0 or length is not None and number >= length:
+        last = "" if length is None else f" to {length - 1}"
+        raise InputError(f"there is no frame {index!r}; expected a whole number from 0{last}")
+    return number
 
 
 class _Decoder:

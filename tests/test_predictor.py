@@ -98,6 +98,10 @@ BAD_INPUT = {
     "mask type": (lambda: (pictures(2), {0: blocks(SIZE, 1) / 2}), "float64 array .* expected H×W integer ids"),
     "no object": (lambda: (pictures(2), {0: np.zeros(SIZE, int)}), "no mask holds an object"),
     "behind the end": (lambda: (pictures(2), {2: blocks(SIZE, 1)}), "no frame 2 .* from 0 to 1"),
+    "no dict": (lambda: (pictures(2), [blocks(SIZE, 1)]), "masks: is a list; expected a dict"),
+    "number as text": (lambda: (pictures(2), {"0": blocks(SIZE, 1)}), "no frame '0'; expected a whole number"),
+    "no number": (lambda: (pictures(2), {float("nan"): blocks(SIZE, 1)}), "no frame nan; expected a whole number"),
+    "255 and ids": (lambda: (pictures(2), {0: blocks(SIZE, 1, 255)}), "holds 255 beside other ids"),
     "behind a stream": (lambda: (iter(pictures(2)), {0: blocks(SIZE, 1), 5: blocks(SIZE, 1)}), "no frame 5"),
 }
 
@@ -119,8 +123,9 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     assert settings() == (50, 3, False)
     network.recommended = InferenceSettings(top_k=9, include_last=True)
     assert settings() == (9, 3, True) and settings(top_k=4, include_last=False) == (4, 3, False)
-    for name, value in {"size": 0, "top_k": 0, "mem_every": 0, "max_memory_frames": 1}.items():
-        with pytest.raises(InputError, match=f"{name}={value}: expected at least"):
+    faulty = {"size": 0, "top_k": "3", "mem_every": 1.5, "max_memory_frames": 1}
+    for name, value in faulty.items():
+        with pytest.raises(InputError, match=f"{name}={value!r}: expected a whole number from"):
             VideoPredictor(network, **{name: value})
 
 

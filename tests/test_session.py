@@ -267,8 +267,8 @@ def test_bad_calls(new_session):
     session = new_session()
     with pytest.raises(InputError, match="no frame has a mask"):
         session.propagate()
-    for index in (-1, 13):
-        with pytest.raises(InputError, match=f"no frame {index}; expected 0 to 12"):
+    for index in (-1, 13, "0", 1.5, None):
+        with pytest.raises(InputError, match=f"no frame {index!r}; expected a whole number from 0 to 12"):
             session.annotate(index, mask(1))
     with pytest.raises(InputError, match="holds no object; expected one, or complete=True"):
         session.annotate(0, np.zeros(SIZE, int))
@@ -281,7 +281,7 @@ def test_bad_calls(new_session):
     with pytest.raises(InputError, match="no frame to suggest"):
         session.next_frame()
     session.annotate(0, mask(1))
-    with pytest.raises(InputError, match="no frame 13; expected 0 to 12"):
+    with pytest.raises(InputError, match="no frame 13; expected a whole number from 0 to 12"):
         session.propagate(around=13)
     assert not session.result(3).ids.any()
 
