@@ -97,7 +97,7 @@ BAD_INPUT = {
     "mask size": (lambda: (pictures(2), {1: blocks((40, 55), 1)}), "frame 1: the mask is 55×40 .* 56×40"),
     "mask type": (lambda: (pictures(2), {0: blocks(SIZE, 1) / 2}), "float64 array .* expected H×W integer ids"),
     "no object": (lambda: (pictures(2), {0: np.zeros(SIZE, int)}), "no mask holds an object"),
-    "behind the end": (lambda: (pictures(2), {2: blocks(SIZE, 1)}), "no frame 2 .* from 0 to 1"),
+    "behind the end": (lambda: (pictures(2), {2: blocks(SIZE, 1)}), "no frame 2; .* from 0 to 1"),
     "no dict": (lambda: (pictures(2), [blocks(SIZE, 1)]), "masks: is a list; expected a dict"),
     "number as text": (lambda: (pictures(2), {"0": blocks(SIZE, 1)}), "no frame '0'; expected a whole number"),
     "no number": (lambda: (pictures(2), {float("nan"): blocks(SIZE, 1)}), "no frame nan; expected a whole number"),
