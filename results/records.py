@@ -17,6 +17,8 @@ from datasets.video import Video
 from util.errors import InputError
 from util.files import read_bytes, read_json, write_bytes
 
+PNG_END = b"IEND\xaeB`\x82"  # the type and the checksum of the last chunk
+
 
 class VideoResults:
     """The PNGs of one video in ``output/subfolder/<video>/``, with ``overlay`` also its previews, and their record.
@@ -48,8 +50,8 @@ class VideoResults:
     def are_finished(self, overwrite_changed: bool = False) -> bool:
         """Whether all files are there as they were written. A damaged record or file counts as not finished.
 
-        Raises `InputError` if the files were made by another program, or with other settings, frames or masks; with
-        ``overwrite_changed`` the latter count as not finished.
+        Raises `InputError` if the files were made or changed by another program, or were made with other settings,
+        frames or masks; with ``overwrite_changed`` the latter count as not finished.
         """
         if not self.record.exists() and any(self.folder.glob("*.png")):
             raise InputError(
@@ -57,6 +59,11 @@ class VideoResults:
                 " expected --overwrite or another --output"
             )
         made_with, files = self._read()
+        if files and (foreign := [path for path in sorted(self.folder.glob("*.png")) if self._is_foreign(path, files)]):
+            raise InputError(
+                f"{foreign[0]}: is not as this program wrote it; expected --overwrite, which replaces it, or another"
+                " --output"
+            )
         if not files or not all(map(self._is_intact, files, files.values())):
             return False
         different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
@@ -116,6 +123,13 @@ class VideoResults:
             return _sha256(self.output / name) == checksum
         except InputError:
             return False
+
+    def _is_foreign(self, path: Path, files: dict[str, str]) -> bool:
+        """Whether a PNG among finished results is a complete one that somebody else wrote, and not one of ours cut."""
+        name = path.relative_to(self.output).as_posix()
+        if name in files and self._is_intact(name, files[name]):
+            return False
+        return path.is_file() and path.read_bytes().endswith(PNG_END)
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
         return {path.relative_to(self.output).as_posix(): path for path in (*map(self.png, names), *self.overlay)}

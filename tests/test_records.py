@@ -208,6 +208,13 @@ def test_pngs_of_others_are_not_replaced_unasked(tmp_path, evaluate):
     assert read_mask(png).max() == 7
     assert evaluate(eval_generic, "--data_path", data, "--overwrite")[0] == 0
     check_files(png.parent, names(3), (32, 48), {1})
+    for edited in (png, png.with_name("notes.png")):
+        write_mask(edited, blocks((32, 48), 7))
+        code, _, error = evaluate(eval_generic, "--data_path", data)
+        assert code == 2 and f"{edited}: is not as this program wrote it" in error
+        assert read_mask(edited).max() == 7
+        assert evaluate(eval_generic, "--data_path", data, "--overwrite")[0] == 0
+        check_files(png.parent, names(3), (32, 48), {1})
 
 
 def test_inputs_are_never_replaced(tmp_path, evaluate, monkeypatch):
