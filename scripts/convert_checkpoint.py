@@ -1,9 +1,10 @@
-"""Convert weights between this project's format and that of the GSFM and STCN reference programs.
+"""Convert weights between this project's format and that of the GSFM and STCN reference programs, or average them.
 
     python scripts/convert_checkpoint.py stcn.pth saves/stcn.pth                 # reference format → own
     python scripts/convert_checkpoint.py saves/s03.pth s03_reference.pth --to reference
     python scripts/convert_checkpoint.py saves/s03.pth saves/s03_fp16.pth --half  # half the size, for sharing
     python scripts/convert_checkpoint.py saves/s03.pth saves/shared.pth --half --mem_every 5 --include_last
+    python scripts/convert_checkpoint.py saves/s03.pth saves/soup.pth --average saves/s03_more.pth
 
 Files in the own format hold the configuration of their network and may hold recommended evaluation settings, which
 eval_generic.py and the demo use unless they are given others. All programs of this project read both formats.
@@ -32,6 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--to", choices=["own", "reference"], default="own", help="format to write (default: own)")
     parser.add_argument("--half", action="store_true", help="store fp16 weights (own format only)")
+    average_help = (
+        "write the mean with these weights, which further training made of the source (model soups, ICML 2022)"
+    )
+    parser.add_argument("--average", type=Path, nargs="+", default=[], metavar="FILE", help=average_help)
     advice = parser.add_argument_group("evaluation settings to recommend (own format only; default: keep the source's)")
     advice.add_argument("--top", type=int, dest="top_k", metavar="K", help="memory positions that each pixel reads")
     advice.add_argument("--mem_every", type=int, metavar="N", help="memorise every N-th frame")
@@ -42,9 +47,20 @@ def main(arguments: list[str] | None = None) -> None:
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
     check_output(args.target, [])
-    from model.weights import export_reference, read_network_file, write_network_file, write_torch_file  # late: PyTorch
+    import torch  # late: it takes seconds
+
+    from model.weights import export_reference, fit_weights, read_network_file, write_network_file, write_torch_file
 
     settings, state, stored = read_network_file(args.source)
+    soup = [state]
+    for path in args.average:
+        other = read_network_file(path)
+        if other.settings != settings:
+            raise InputError(f"{path}: is of another network than {args.source}; expected the same settings")
+        soup.append(fit_weights(state, other.state, path, "zero"))
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = torch.stack([weights[name] for weights in soup]).mean(0)
     recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":
         write_network_file(args.target, settings, state, half=args.half, recommended=recommended)

@@ -35,6 +35,23 @@ def test_half_precision_file(tiny_network, tmp_path):
     assert torch.allclose(loaded.key_proj.weight, network.key_proj.weight, rtol=1e-3, atol=1e-6)
 
 
+def test_average_of_weights(tiny_network, tmp_path, capsys):
+    one, two, other, soup = (str(tmp_path / f"{name}.pth") for name in ("one", "two", "other", "soup"))
+    networks = [tiny_network(), tiny_network()]
+    with torch.no_grad():
+        networks[1].key_proj.weight += 1
+    save_network(tmp_path / "one.pth", networks[0])
+    save_network(tmp_path / "two.pth", networks[1])
+    save_network(tmp_path / "other.pth", tiny_network(filter="relative"))
+    convert([one, soup, "--average", two])
+    for name, value in load_network(tmp_path / "soup.pth").state_dict().items():
+        shift = 0.5 if name == "key_proj.weight" else 0
+        assert torch.allclose(value, networks[0].state_dict()[name] + shift), name
+    with pytest.raises(SystemExit) as end:
+        convert([one, str(tmp_path / "wrong.pth"), "--average", other])
+    assert end.value.code == 2 and f"{other}: is of another network than {one}" in capsys.readouterr().err
+
+
 def test_recommended_settings_are_stored_with_the_weights(tiny_network, tmp_path):
     own, advised, half = (str(tmp_path / name) for name in ("own.pth", "advised.pth", "half.pth"))
     save_network(tmp_path / "own.pth", tiny_network())
