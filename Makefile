@@ -2,9 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Threads that wait do not spin, see util/__init__.py.
-export OMP_WAIT_POLICY ?= passive
-
 .PHONY: help setup demo annotate test lint format docs clean
 
 help:  ## list the targets
