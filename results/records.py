@@ -3,7 +3,7 @@
 The record of a video is ``output/.records/<video>.json``, outside the video's folder because benchmark servers expect
 nothing but PNGs there. It is written before the first frame, without files, and again after the last one; in between,
 ``<video>.frames`` lists the finished frames, so that an interrupted run can go on. Files of a video that has any record
-are this program's own and may be deleted.
+are this program's own and may be deleted, except for complete PNGs that others have put among finished results.
 """
 
 import hashlib
@@ -59,12 +59,16 @@ class VideoResults:
                 " expected --overwrite or another --output"
             )
         made_with, files = self._read()
-        if files and (foreign := [path for path in sorted(self.folder.glob("*.png")) if self._is_foreign(path, files)]):
-            raise InputError(
-                f"{foreign[0]}: is not as this program wrote it; expected --overwrite, which replaces it, or another"
-                " --output"
-            )
-        if not files or not all(map(self._is_intact, files, files.values())):
+        if not files:
+            return False
+        intact = {self.output / name for name, checksum in files.items() if self._is_intact(name, checksum)}
+        for path in sorted(set(self.folder.glob("*.png")) - intact):
+            if path.is_file() and path.read_bytes().endswith(PNG_END):  # not one of ours that was cut
+                raise InputError(
+                    f"{path}: is not as this program wrote it; expected --overwrite, which replaces it, or another"
+                    " --output"
+                )
+        if len(intact) < len(files):
             return False
         different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
         if different and not overwrite_changed:
@@ -123,13 +127,6 @@ class VideoResults:
             return _sha256(self.output / name) == checksum
         except InputError:
             return False
-
-    def _is_foreign(self, path: Path, files: dict[str, str]) -> bool:
-        """Whether a PNG among finished results is a complete one that somebody else wrote, and not one of ours cut."""
-        name = path.relative_to(self.output).as_posix()
-        if name in files and self._is_intact(name, files[name]):
-            return False
-        return path.is_file() and path.read_bytes().endswith(PNG_END)
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
         return {path.relative_to(self.output).as_posix(): path for path in (*map(self.png, names), *self.overlay)}
