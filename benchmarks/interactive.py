@@ -208,13 +208,16 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = VideoPredictor.load(args.model, args.device, size=args.size, amp=args.amp)
     played: dict[str, dict[str, list[Round]]] = {}
     pairs: dict[str, Pairs] = {video: [] for video in videos}
+    video_of: dict[str, str] = {}  # of each row; every draw has one of its own
     for video in videos:
         clip = read_clip(args.data_path, video)
         for name in names:
             for draw in range(args.draws if name == "uniform" else 1):
                 first = pairs[video] if name == names[0] and not draw else None
                 rows = play(predictor, clip, choices(draw)[name], args.rounds, first)
-                played.setdefault(name, {})[f"{video} ({draw})" if draw else video] = rows
+                row = f"{video} ({draw})" if draw else video
+                video_of[row] = video
+                played.setdefault(name, {})[row] = rows
             if name == "suggested" and not args.no_forwards:
                 played.setdefault(FORWARD, {})[video] = play_forwards(predictor, clip, [row.frame for row in rows])
         cells = [f"{name} {' '.join(f'{100 * row.score:.1f}' for row in rows[video])}" for name, rows in played.items()]
@@ -222,8 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     worst = sorted(videos, key=lambda video: played[names[0]][video][0].score)[:5]
     for title, group in (("all videos", videos), (f"the five worst: {', '.join(worst)}", worst)):
         chosen = {
-            name: {video: own for video, own in rows.items() if video.split(" (")[0] in group}
-            for name, rows in played.items()
+            name: {row: own for row, own in rows.items() if video_of[row] in group} for name, rows in played.items()
         }
         print(f"\n{title}\n\n{report(chosen, args.rounds)}")
     within = np.mean([rank_correlation(own) for own in pairs.values()])

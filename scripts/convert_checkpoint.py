@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"{path}: is of another network than {args.source}; expected the same settings")
         soup.append(fit_weights(state, other.state, path, "zero"))
     for name, value in state.items():
-        if value.is_floating_point():
+        if args.average and value.is_floating_point():
             state[name] = torch.stack([weights[name] for weights in soup]).mean(0)
     recommended = dataclasses.replace(stored, **advised).given()
     if args.to == "own":
