@@ -1,8 +1,6 @@
 """Videos from wherever a caller has them: a file, a folder of frames or arrays; as a stream, or frame by frame."""
 
 import operator
-from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,16 +10,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from datasets.frames import list_frames
 from datasets.images import read_image, read_mask
-from datasets.video import Video, VideoFrame, file_video, frames_video, make_frame, upright_rgb
+from datasets.video import Video, VideoFrame, frames_video, make_frame
 from util.errors import InputError
-
-CACHED_FRAMES = 16  # of a video file: stepping backwards decodes from a key frame once in so many frames
-FORWARD_FRAMES = 64  # a video file is decoded so far ahead rather than searched for a key frame
 
 Source = str | PathLike | Iterable[np.ndarray]
 MaskSource = str | PathLike | np.ndarray
@@ -48,6 +42,8 @@ def open_video(source: Source, short_side: int) -> Video:
         path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
         if path.is_dir():
             return frames_video(path.resolve().name, list_frames(path), {}, short_side)
+        from datasets.video_file import file_video  # here, because PyAV takes 0.2 s to import
+
         return file_video(path, {}, short_side)
     first, arrays = _first(source)
     size = first.shape[:2]
@@ -87,8 +83,10 @@ def open_frames(source: Source) -> Frames:
         files = list_frames(path)
         size = read_image(files[0]).shape[:2]
         return Frames(path.resolve().name, size, Fraction(24), len(files), lambda i: read_image(files[i], 1, size))
+    from datasets.video_file import Decoder, file_video
+
     video = file_video(path, {}, 1)
-    decoder = _Decoder(path, video.size)
+    decoder = Decoder(path, video.size)
     return Frames(video.name, video.size, video.fps, len(decoder.times), decoder.read)
 
 
@@ -142,44 +140,3 @@ def check_frame_number(index: Any, length: int | None = None) -> int:
         last = "" if length is None else f" to {length - 1}"
         raise InputError(f"there is no frame {index!r}; expected a whole number from 0{last}")
     return number
-
-
-class _Decoder:
-    """Frames of a video file by number: decodes on, or from the nearest key frame before."""
-
-    def __init__(self, path: Path, size: tuple[int, int]):
-        self.path, self.size = path, size
-        self._container = av.open(str(path))
-        self._stream = self._container.streams.video[0]
-        packets = (packet for packet in self._container.demux(self._stream) if not packet.is_discard)
-        self.times = sorted(packet.pts for packet in packets if packet.pts is not None)
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._next = len(self.times)  # number of the frame that the decoder returns next
-        self._frames: Iterator[av.VideoFrame] = iter(())
-
-    def read(self, index: int) -> np.ndarray:
-        """H×W×3 uint8 RGB. Raises `InputError` if the frame cannot be decoded."""
-        try:
-            if index not in self._cache and not self._next <= index < self._next + FORWARD_FRAMES:
-                self._seek(self.times[index])
-            while index not in self._cache:
-                self._decode_one()
-        except (av.FFmpegError, StopIteration) as error:
-            raise InputError(f"{self.path}: frame {index} cannot be decoded; expected a complete file") from error
-        return self._cache[index]
-
-    def _seek(self, time: int) -> None:
-        self._container.seek(time, stream=self._stream)
-        self._frames = self._container.decode(self._stream)
-        self._next = 0
-
-    def _decode_one(self) -> None:
-        frame = next(self._frames)
-        index = bisect_left(self.times, frame.pts or 0)
-        image = upright_rgb(frame)
-        if image.shape[:2] != self.size:
-            raise InputError(f"{self.path}: frame {index} has another size than the first; expected one size")
-        self._cache[index] = image
-        self._next = index + 1
-        while len(self._cache) > CACHED_FRAMES:
-            self._cache.popitem(last=False)

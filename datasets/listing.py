@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
 from datasets.images import read_mask
-from datasets.video import FaultyVideo, Video, file_video, frames_video
+from datasets.video import FaultyVideo, Video, frames_video
 from util.errors import InputError, describe
 from util.files import read_json
 from util.parallel import parallel_map
@@ -157,6 +157,8 @@ def parse_masks(values: Iterable[str]) -> dict[int, Path]:
 
 def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
     """One video file with masks as in `parse_masks`."""
+    from datasets.video_file import file_video  # here, because PyAV takes 0.2 s to import
+
     return [file_video(path, parse_masks(masks), short_side)]
 
 

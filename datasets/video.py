@@ -1,4 +1,4 @@
-"""A video to segment: a lazy stream of frames, decoded a few ahead by threads, from image files or a video file."""
+"""A video to segment: a lazy stream of frames, decoded a few ahead by threads; here from image files."""
 
 import os
 from collections import deque
@@ -7,18 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from PIL import Image
 
-from datasets.frames import check_name
 from datasets.images import check_mask_size, image_size, read_image, read_mask
 from util.errors import InputError
-from util.files import check_is_file
 
 WORKERS = min(4, os.cpu_count() or 1)
 
@@ -103,7 +100,7 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
     return array if array.shape[:2] == size else np.array(Image.fromarray(array).resize(size[::-1], resample))
 
 
-def _check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
+def check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
     """Check that every (mask, its file, name and (H, W) of its frame) fits, and that one, if any, holds an object."""
     path, objects = None, False
     for mask, path, frame, size in masks:
@@ -133,7 +130,7 @@ def frames_video(
     for stem in sorted(masks.keys() - set(names)):
         raise InputError(f"{masks[stem]}: video {name} has no frame {stem}; expected the name of a frame")
     size = read_image(frames[0]).shape[:2]
-    _check_masks((read(masks[p.stem]), masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks)
+    check_masks((read(masks[p.stem]), masks[p.stem], p.name, image_size(p)) for p in frames if p.stem in masks)
 
     def load(path: Path) -> VideoFrame:
         image = read_image(path, 1, size)
@@ -150,82 +147,4 @@ def frames_video(
         sources=tuple(frames),
         jobs=lambda: (partial(load, path) for path in frames),
         workers=WORKERS,
-    )
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-
-
-def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """H×W×3 uint8, upright: phones store portrait videos as landscape."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-
-
-def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
-    """A video file in any format that FFmpeg reads; its results are named 00000, 00001, …
-
-    ``masks``: frame number, from 0 → mask file. Raises `InputError` unless the video opens, its
-    first frame decodes and every mask fits it and holds an object.
-    """
-    check_is_file(path, "a video")
-    name = check_name(path.stem, path)
-    file = str(path.absolute())  # FFmpeg takes a relative path up to a colon for a protocol
-    try:
-        with av.open(file, metadata_errors="replace") as container:
-            if container.format.name.endswith("_pipe") or container.format.name == "image2":
-                raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
-            stream = container.streams.video[0]
-            size = upright_rgb(next(container.decode(stream))).shape[:2]
-            fps = stream.average_rate or Fraction(24)
-            stated = stream.frames  # 0 where the format does not say
-            estimate = stated or round((container.duration or 0) / av.time_base * fps)
-    except InputError:
-        raise
-    except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
-        if type(error) is MemoryError:
-            raise
-        reason = "no video in it" if isinstance(error, IndexError | StopIteration) else _reason(error)
-        raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
-
-    def check_end(length: int) -> None:
-        if (last := max(masks, default=0)) >= length:
-            raise InputError(f"--mask {last}:{masks[last]}: {path} ends with frame {length - 1}")
-
-    if stated:
-        check_end(stated)
-    _check_masks((read_mask(mask), mask, str(index), size) for index, mask in masks.items())
-
-    def decode() -> Iterator[VideoFrame]:
-        index = 0
-        try:
-            with av.open(file, metadata_errors="replace") as container:
-                container.streams.video[0].thread_type = "AUTO"
-                for frame in container.decode(video=0):
-                    image = upright_rgb(frame)
-                    if image.shape[:2] != size:
-                        raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
-                    mask = read_mask(masks[index]) if index in masks else None
-                    yield make_frame(f"{index:05d}", image, mask, True, short_side)
-                    index += 1
-        except InputError:
-            raise
-        except Exception as error:
-            if type(error) is MemoryError:
-                raise
-            raise InputError(f"{path}: frame {index} cannot be decoded ({_reason(error)})") from error
-        check_end(index)
-        if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
-            raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
-
-    return Video(
-        name=name,
-        size=size,
-        num_frames=estimate,
-        outputs=None,
-        fps=fps,
-        masks=tuple(masks.values()),
-        sources=(path,),
-        jobs=lambda: repeat(partial(next, decode(), None)),
-        workers=1,  # a decoder returns its frames one after the other
     )

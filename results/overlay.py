@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -28,6 +27,8 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
     At the end, ``video`` (yuv420p; the last row or column of odd sizes is repeated) and ``sheet`` (PNG of evenly spaced
     frames) appear together; after an exception, neither does. Raises `InputError` if a file cannot be written.
     """
+    import av  # here, because it takes 0.2 s and most runs draw nothing
+
     thumbs: list[tuple[str, Image.Image]] = []
     every, seen = 1, 0
     with atomic_path(video) as temporary:

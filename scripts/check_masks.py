@@ -24,7 +24,7 @@ from PIL import Image
 
 from datasets.frames import list_frames
 from datasets.images import PALETTE, image_size, read_mask, write_mask
-from datasets.video import file_video
+from datasets.video_file import file_video
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 from util.parallel import parallel_map

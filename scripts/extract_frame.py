@@ -15,7 +15,7 @@ import util.interrupt  # noqa: F401
 from itertools import islice
 
 from datasets.images import write_image
-from datasets.video import file_video
+from datasets.video_file import file_video
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 

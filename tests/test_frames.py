@@ -10,7 +10,7 @@ from datasets.frames import check_name, list_frames, natural_order, read_names
 from datasets.images import write_image, write_mask
 from datasets.listing import davis_videos, folder_videos, read_meta, youtube_videos
 from datasets.pairs import VideoFolder
-from datasets.video import file_video
+from datasets.video_file import file_video
 from tests.folders import frame, ids_at, make_testdev, save_photo
 from util.errors import InputError
 

@@ -28,16 +28,6 @@ def test_whole_clips_of_the_reference(family, run):
     assert clip_error(network, family, run) < CLIP_TOLERANCE
 
 
-def test_keys_keep_plain_convolutions(tiny_network, monkeypatch):
-    """Winograd's rounding would decide near-ties of the top-k read."""
-    monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 1)
-    optimized = optimized_copy(tiny_network("gsfm"))
-    keys = [*optimized.key_encoder.modules(), *optimized.lfm.modules(), optimized.key_proj]
-    assert sum(isinstance(m, nn.Conv2d) for m in keys) > 10
-    assert not any(isinstance(m, RowWinogradConv2d) for m in keys)
-    assert isinstance(optimized.key_comp, RowWinogradConv2d)
-
-
 @pytest.mark.parametrize("preset, compiled", [("gsfm", False), ("stcn", False), ("gc", False), ("gsfm", True)])
 def test_equal_to_the_plain_network(tiny_network, preset, compiled, monkeypatch):
     monkeypatch.setattr(model.optimized, "WINOGRAD_MIN_CHANNELS", 2**31 if compiled else 16)  # compiled: as on GPUs

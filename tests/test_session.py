@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datasets.access import open_frames
-from datasets.video import file_video
+from datasets.video_file import file_video
 from inference_core import InferenceCore
 from model.config import MEMORIES
 from model.network import Network

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from datasets.images import write_image, write_mask
+from tests.folders import frame, ids_at
+
 ROOT = Path(__file__).parents[1]
 PROBE = """
 import os, runpy, sys
-sys.argv = sys.argv[1:]
+sys.argv, code = sys.argv[1:], 0
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
-    loaded = [name for name in ("torch", "torchvision", "torch._dynamo") if name in sys.modules]
-    print("RESULT", end.code or 0, os.environ["OMP_WAIT_POLICY"], *loaded)
+    code = end.code or 0
+loaded = [name for name in ("torch", "torchvision", "torch._dynamo", "av") if name in sys.modules]
+print("RESULT", code, os.environ["OMP_WAIT_POLICY"], *loaded)
 """
 
 
@@ -43,9 +47,17 @@ def programs():
 
 @pytest.mark.parametrize("program", [*programs(), *scripts()])
 def test_help_needs_no_pytorch(program):
-    assert probe(program, "--help") == ["0", "passive"]
+    assert probe(program, "--help") in (["0", "passive"], ["0", "passive", "av"])
 
 
 @pytest.mark.parametrize("program", programs())
 def test_faulty_flags_need_no_pytorch(program):
     assert probe(program, "--device", "abacus") == ["2", "passive"]
+
+
+def test_folders_of_frames_need_pytorch_alone(tiny_weights, tmp_path):
+    """Neither its compiler nor torchvision, nor PyAV, which only video files and overlays need."""
+    write_image(tmp_path / "data/JPEGImages/clip/0.png", frame(0))
+    write_mask(tmp_path / "data/Annotations/clip/0.png", ids_at(0, 1))
+    flags = ["--model", tiny_weights, "--data_path", tmp_path / "data", "--output", tmp_path / "out", "--device", "cpu"]
+    assert probe("eval_generic.py", *map(str, flags)) == ["0", "passive", "torch"]

@@ -1,0 +1,140 @@
+"""Video files, decoded with FFmpeg (PyAV): as a stream for the engine, or frame by frame."""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import av
+import numpy as np
+
+from datasets.frames import check_name
+from datasets.images import read_mask
+from datasets.video import Video, VideoFrame, check_masks, make_frame
+from util.errors import InputError
+from util.files import check_is_file
+
+CACHED_FRAMES = 16  # stepping backwards decodes from a key frame once in so many frames
+FORWARD_FRAMES = 64  # a video is decoded so far ahead rather than searched for a key frame
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+
+
+def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """H×W×3 uint8, upright: phones store portrait videos as landscape."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+
+
+def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
+    """A video file in any format that FFmpeg reads; its results are named 00000, 00001, …
+
+    ``masks``: frame number, from 0 → mask file. Raises `InputError` unless the video opens, its
+    first frame decodes and every mask fits it and holds an object.
+    """
+    check_is_file(path, "a video")
+    name = check_name(path.stem, path)
+    file = str(path.absolute())  # FFmpeg takes a relative path up to a colon for a protocol
+    try:
+        with av.open(file, metadata_errors="replace") as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
+            stream = container.streams.video[0]
+            size = upright_rgb(next(container.decode(stream))).shape[:2]
+            fps = stream.average_rate or Fraction(24)
+            stated = stream.frames  # 0 where the format does not say
+            estimate = stated or round((container.duration or 0) / av.time_base * fps)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
+        if type(error) is MemoryError:
+            raise
+        reason = "no video in it" if isinstance(error, IndexError | StopIteration) else _reason(error)
+        raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
+
+    def check_end(length: int) -> None:
+        if (last := max(masks, default=0)) >= length:
+            raise InputError(f"--mask {last}:{masks[last]}: {path} ends with frame {length - 1}")
+
+    if stated:
+        check_end(stated)
+    check_masks((read_mask(mask), mask, str(index), size) for index, mask in masks.items())
+
+    def decode() -> Iterator[VideoFrame]:
+        index = 0
+        try:
+            with av.open(file, metadata_errors="replace") as container:
+                container.streams.video[0].thread_type = "AUTO"
+                for frame in container.decode(video=0):
+                    image = upright_rgb(frame)
+                    if image.shape[:2] != size:
+                        raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
+                    mask = read_mask(masks[index]) if index in masks else None
+                    yield make_frame(f"{index:05d}", image, mask, True, short_side)
+                    index += 1
+        except InputError:
+            raise
+        except Exception as error:
+            if type(error) is MemoryError:
+                raise
+            raise InputError(f"{path}: frame {index} cannot be decoded ({_reason(error)})") from error
+        check_end(index)
+        if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
+            raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
+
+    return Video(
+        name=name,
+        size=size,
+        num_frames=estimate,
+        outputs=None,
+        fps=fps,
+        masks=tuple(masks.values()),
+        sources=(path,),
+        jobs=lambda: repeat(partial(next, decode(), None)),
+        workers=1,  # a decoder returns its frames one after the other
+    )
+
+
+class Decoder:
+    """Frames of a video file by number: decodes on, or from the nearest key frame before."""
+
+    def __init__(self, path: Path, size: tuple[int, int]):
+        self.path, self.size = path, size
+        self._container = av.open(str(path))
+        self._stream = self._container.streams.video[0]
+        packets = (packet for packet in self._container.demux(self._stream) if not packet.is_discard)
+        self.times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._next = len(self.times)  # number of the frame that the decoder returns next
+        self._frames: Iterator[av.VideoFrame] = iter(())
+
+    def read(self, index: int) -> np.ndarray:
+        """H×W×3 uint8 RGB. Raises `InputError` if the frame cannot be decoded."""
+        try:
+            if index not in self._cache and not self._next <= index < self._next + FORWARD_FRAMES:
+                self._seek(self.times[index])
+            while index not in self._cache:
+                self._decode_one()
+        except (av.FFmpegError, StopIteration) as error:
+            raise InputError(f"{self.path}: frame {index} cannot be decoded; expected a complete file") from error
+        return self._cache[index]
+
+    def _seek(self, time: int) -> None:
+        self._container.seek(time, stream=self._stream)
+        self._frames = self._container.decode(self._stream)
+        self._next = 0
+
+    def _decode_one(self) -> None:
+        frame = next(self._frames)
+        index = bisect_left(self.times, frame.pts or 0)
+        image = upright_rgb(frame)
+        if image.shape[:2] != self.size:
+            raise InputError(f"{self.path}: frame {index} has another size than the first; expected one size")
+        self._cache[index] = image
+        self._next = index + 1
+        while len(self._cache) > CACHED_FRAMES:
+            self._cache.popitem(last=False)
