@@ -111,7 +111,7 @@ FAULTS = {
     "twice": (lambda f: [*f.items(), (bb(f)[1], f[bb(f)[1]])], "{}: listed twice"),
     "other size": (change(png(np.zeros((36, 51), np.uint8))), f"{{}}: is 51×36; expected {SIZE[1]}×{SIZE[0]}"),
     "colour": (change(png(PALETTE[ids], palette=False)), "{}: is a RGB PNG image; expected an indexed"),
-    "16 bits": (change(png(ids.astype(np.uint16), palette=False)), "{}: is a I;16 PNG image"),
+    "16 bits": (change(png(ids.astype(np.uint16), palette=False)), r"{}: is a I(;16)? PNG image"),
     "foreign ids": (change(png(ids * 127)), r"{}: holds the ids \[254\]; expected \[0, "),
     "JPEG": (change(png(ids, palette=False, format="JPEG")), "{}: is a L JPEG image; expected"),
     "truncated": (change(png(ids_at(1, 1, 2))[:60]), "{}: cannot be decoded"),
