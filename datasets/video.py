@@ -101,7 +101,10 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
 
 
 def check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
-    """Check that every (mask, its file, name and (H, W) of its frame) fits, and that one, if any, holds an object."""
+    """Check that every (mask H×W, its file, name and (H, W) of its frame) fits, and that one, if any, holds an object.
+
+    Raises `InputError` that names the file of the first that does not.
+    """
     path, objects = None, False
     for mask, path, frame, size in masks:
         check_mask_size(path, mask.shape, frame, size)
