@@ -88,7 +88,7 @@ STRIPE_ELEMENTS = 2**20
 
 
 def _use_row_winograd(network: Network, precision: torch.dtype) -> None:
-    """Replace large 3×3 convolutions. The rounding of f16 grows by a quarter, less than between two processors."""
+    """Replace large 3×3 convolutions. The rounding of f16, from which the keys come, grows by a quarter."""
     for module in _parents(network):
         for name, conv in list(module.named_children()):
             if (

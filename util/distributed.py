@@ -85,7 +85,7 @@ def process_group(device: "torch.device", timeout: timedelta | None = None) -> I
     finally:
         _stores.clear()
         # Before PyTorch 2.8, destroying holds Python's lock while it waits for gloo's thread, which waits for the lock
-        # to drop the tensors of its last exchange: a deadlock in every other run, unless the thread may do so now.
+        # to drop the tensors of its last exchange: often a deadlock, unless the thread may do so now.
         time.sleep(0.5)
         dist.destroy_process_group()
 
