@@ -44,8 +44,8 @@ def test_environment_that_describes_no_group(monkeypatch, environment, message):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 def test_processes_end_with_their_launcher():
     """It is killed in a way that leaves it no time to end them."""
-    rank = "import time, torch; from util.distributed import process_group\n"
-    rank += "with process_group(torch.device('cpu')): print('joined', flush=True); time.sleep(600)"
+    rank = "import os, time, torch; from util.distributed import process_group\n"  # print may write a line in two parts
+    rank += "with process_group(torch.device('cpu')): os.write(1, b'joined\\n'); time.sleep(600)"
     launcher = "import os, subprocess, sys\nfor rank in '01':\n"
     launcher += f"    subprocess.Popen([sys.executable, '-c', {rank!r}], env=os.environ | {{'RANK': rank}})\n"
     launcher += "os.wait()"
