@@ -5,8 +5,10 @@ its randomness and the frame distance. So the samples do not depend on the numbe
 see in each step what one process with batch W·b sees, and training resumes exactly from any position.
 """
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import cv2
@@ -83,3 +85,13 @@ def _init_worker(worker: int) -> None:
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    threading.Thread(target=_follow_main_process, daemon=True).start()
+
+
+def _follow_main_process() -> None:
+    """End this worker with the main process, even if that is killed. PyTorch's own check looks at the parent process,
+    which is another one, kept alive by its workers, where the start method is forkserver (Python 3.14's on Linux).
+    """
+    if main := multiprocessing.parent_process():
+        main.join()
+        os._exit(0)

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from datasets.loader import clip_batches, sample_requests
 from datasets.mixture import Mixture, build_dataset
 from tests.folders import bars, write_static
 from util.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 def static_dataset(root, count: int) -> Mixture:
@@ -123,6 +128,28 @@ def test_worker_that_dies_between_batches(tmp_path, monkeypatch):
 
     monkeypatch.setattr(DataLoader, "__iter__", ended)
     fails(lambda: batches(dataset), "worker died (EOFError())")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])  # defaults on Linux: before and from Python 3.14 on
+def test_workers_end_with_a_killed_training(tmp_path, method):
+    write_static(tmp_path / "set", 1)
+    program = f"""if __name__ == "__main__":
+    import multiprocessing, pathlib, time
+    from datasets.config import DataConfig
+    from datasets.loader import clip_batches
+    from datasets.mixture import build_dataset
+    multiprocessing.set_start_method({method!r})
+    data = build_dataset(0, DataConfig(static_root=pathlib.Path({str(tmp_path)!r}), crop=32))
+    batches = clip_batches(data, batch_size=1, stop=100, num_workers=2)
+    next(batches)
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"begun\n"
+    process.kill()
+    process.communicate(timeout=60)  # the pipe closes with the last of them
 
 
 def test_workers_start_without_process_groups(monkeypatch):
