@@ -34,14 +34,16 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; videos and frames in it that an earlier run has finished are kept"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
-    parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False})
+    parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False, "local": False})
     top_help = f"number of memory positions that each pixel reads (default {top_k})"
     add("--top", type=_at_least(1), dest="top_k", metavar="K", help=top_help)
     add("--mem_every", type=_at_least(1), metavar="N", help="memorise every N-th frame (default 3)")
     last_help = "also read the previous frame as temporary memory (default: no)"
     add("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
+    local_help = "drop parts of an object that are not connected to its place in the frame before (default: no)"
+    add("--local", action=argparse.BooleanOptionalAction, help=local_help)
     recommended_help = (
-        "replace the three defaults above by what the weights recommend, if they do"
+        "replace the four defaults above by what the weights recommend, if they do"
         f" (default: {'yes' if recommended else 'no, as the published results were measured'})"
     )
     add("--recommended", action=argparse.BooleanOptionalAction, default=recommended, help=recommended_help)

@@ -40,7 +40,7 @@ def run(
     divide_cores(device)
     network = load_network(args.model, device)
     config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
-    given = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
+    given = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
     settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": inference["top_k"]}
@@ -63,6 +63,7 @@ def run(
             device=device,
             mem_every=inference["mem_every"],
             include_last=inference["include_last"],
+            local=inference["local"],
             precision=precision,
             binary=binary,
             subfolder=subfolder,

@@ -58,6 +58,7 @@ def evaluate(
     device: torch.device,
     mem_every: int = 3,
     include_last: bool = False,
+    local: bool = False,
     precision: torch.dtype = torch.float32,
     binary: bool = False,
     overlay: bool = False,
@@ -75,7 +76,7 @@ def evaluate(
     Args:
         network: in eval mode, on ``device``.
         make_memory: returns an empty memory, with room for ``reserve`` frames (`inference_memory_bank.make_memory`).
-        mem_every, include_last: see `InferenceCore`.
+        mem_every, include_last, local: see `InferenceCore`.
         precision: autocast to this type unless it is float32 (`util.device.half_precision`).
         binary: write grey 0/255 PNGs instead of palette PNGs of object ids.
         overlay: also write ``output/overlay/<video>.mp4`` and ``.png`` (contact sheet).
@@ -89,7 +90,7 @@ def evaluate(
     finished videos made with other settings. A video that fails later (damaged frame, disk full, out of memory) is
     listed in ``failed``, does not count as finished, and does not affect the other videos.
     """
-    settings = settings | {"mem_every": mem_every, "include_last": include_last, "binary": binary}
+    settings = settings | {"mem_every": mem_every, "include_last": include_last, "local": local, "binary": binary}
     settings["precision"] = str(precision).removeprefix("torch.")
     segmented: dict[str, Segmented] = {}
     failed: dict[str, str] = {}
@@ -117,7 +118,7 @@ def evaluate(
         for place, result in as_free(list(enumerate(remaining, start=1))):
             video = result.video
             memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
-            core = InferenceCore(network, memory, mem_every, include_last)
+            core = InferenceCore(network, memory, mem_every, include_last, local)
             try:
                 # Around all frames, because autocast caches the weights that it has cast.
                 with torch.autocast(device.type, precision, enabled=precision is not torch.float32):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from labels import check_image, given_ids
+from labels import check_image, given_ids, label_map, strays
 from model.network import FrameFeatures, Memory
 from model.tensor import Padding, pad_to_multiple, soft_aggregate, unpad
 
@@ -49,6 +49,7 @@ class InferenceCore:
         make_memory: makes an empty memory, for each new group of objects.
         mem_every: a frame becomes memory when that many frames have passed since the last memory frame.
         include_last: the previous frame serves as a temporary memory frame, too.
+        local: drop what an object has elsewhere than around its place in the previous frame, see `labels.strays`.
     """
 
     def __init__(
@@ -57,13 +58,15 @@ class InferenceCore:
         make_memory: Callable[[], FrameMemory],
         mem_every: int = 3,
         include_last: bool = False,
+        local: bool = False,
     ):
         self.network, self.make_memory = network, make_memory
-        self.mem_every, self.include_last = mem_every, include_last
+        self.mem_every, self.include_last, self.local = mem_every, include_last, local
         self.absent: set[int] = set()  # ids of objects that have no pixel until a mask holds them again
         self.key: torch.Tensor | None = None  # 1×Ck×h×w, of the last frame that was not skipped
         self._groups: list[tuple[list[int], FrameMemory]] = []  # raw ids and their memory
         self._memorise: Callable[[], None] | None = None  # what `step` left to do for its frame
+        self._places: torch.Tensor | None = None  # H'×W' ids of the last frame, where known
         self._size: torch.Size | None = None
         self._time = -1  # number of the last frame
         self._last_memory = -1
@@ -107,9 +110,10 @@ class InferenceCore:
         is_memory = bool(decided) or abs(frame - self._last_memory) >= self.mem_every
         self._time, self._size = frame, image.shape
         if not decided and self.absent.issuperset(known):
+            self._places = None
             background = torch.eye(len(known) + 1, 1, device=image.device)
             return background[..., None].repeat(1, *image.shape[-2:]) if needed else None
-        if not (needed or is_memory or self.include_last):
+        if not (needed or is_memory or self.include_last or self.local):
             return None
         padded, padding, features = self._encode(image)
         self.key = features.key
@@ -124,6 +128,8 @@ class InferenceCore:
             present = [i for i in self.object_ids if i not in self.absent]
             self._memorise = partial(add, {*present, *decided}, decided, not is_memory)
         self._last_memory = frame if is_memory else self._last_memory
+        if self.local:
+            self._places = label_map(prob[0], prob.shape[-2:], self.object_ids)
         return unpad(prob[0], padding)
 
     @torch.inference_mode()
@@ -153,8 +159,8 @@ class InferenceCore:
                 self._groups[n : n + 1] = [(part, _kept(group, memory, part)) for part in parts]
         padded, _, features = self._encode(image)
         self.key = features.key
-        small = pad_to_multiple(mask, 16)[0]
-        masks = torch.stack([small == i for i in self.object_ids]).float()[None]
+        self._places = pad_to_multiple(mask, 16)[0]
+        masks = torch.stack([self._places == i for i in self.object_ids]).float()[None]
         prob = torch.softmax(soft_aggregate(masks), dim=1)
         self._add(padded, features.key, features.f16, prob[:, 1:], frame, decided, decided)
         self._time, self._last_memory, self._size = frame, frame, image.shape
@@ -177,9 +183,13 @@ class InferenceCore:
         self.absent.discard(object_id)
 
     @torch.inference_mode()
-    def restart(self, frame: int, absent: Collection[int] = ()) -> None:
-        """Forget all frames that are not permanent, and go on from one that is, without the ``absent`` objects."""
+    def restart(self, frame: int, absent: Collection[int] = (), mask: torch.Tensor | None = None) -> None:
+        """Forget all frames that are not permanent, and go on from one that is, without the ``absent`` objects.
+
+        mask: H×W ids on that frame, if known.
+        """
         self._memorise = None
+        self._places = None if mask is None else pad_to_multiple(mask, 16)[0]
         for _, memory in self._groups:
             memory.forget()
         self._time = self._last_memory = frame
@@ -199,7 +209,11 @@ class InferenceCore:
         probs = torch.sigmoid(logits)
         if self.absent:
             probs[:, [self.object_ids.index(i) for i in self.absent]] = 0
-        return torch.softmax(soft_aggregate(probs), dim=1)
+        prob = torch.softmax(soft_aggregate(probs), dim=1)
+        if self.local and self._places is not None:
+            stray = strays(prob[0], self._places, self.object_ids)
+            prob = torch.softmax(soft_aggregate(probs.masked_fill(stray, 0)), dim=1) if stray.any() else prob
+        return prob
 
     def _flush(self) -> None:
         if self._memorise is not None:

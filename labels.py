@@ -11,6 +11,7 @@ from util.errors import InputError
 # Images beyond this are no RGB in [0, 1], even if some resampling overshot: 0–255, or normalised already.
 IMAGE_RANGE = (-1.0, 2.0)
 BORDER = 2  # pixels on either side of an object's outline, see `confidences`
+CELL = 16  # side in pixels of the cells of `strays`: one of the feature map
 
 
 def check_image(image: torch.Tensor, size: torch.Size | None, values: bool = True) -> None:
@@ -68,6 +69,23 @@ def object_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[i
             " where it does not overflow"
         )
     return ids
+
+
+def strays(prob: torch.Tensor, before: torch.Tensor, object_ids: Sequence[int]) -> torch.Tensor:
+    """The parts of the objects that are not connected to where the objects were in the frame before, K×H×W bool.
+
+    prob: (K+1)×H×W, sides multiples of 16; before: H×W ids. Parts are connected through cells of 16×16 pixels that
+    hold any of the object, from the cells that held it before and those beside them. An object of which nothing was
+    there, or nothing is left there, may have appeared anywhere: it has no strays.
+    """
+    channels = torch.arange(1, len(prob), device=prob.device)[:, None, None]
+    ids = torch.tensor(object_ids, device=prob.device)[:, None, None]
+    now, was = (F.max_pool2d(held.float(), CELL) for held in (prob.argmax(0) == channels, before == ids))
+    reached, grown = now, torch.minimum(F.max_pool2d(was, 3, 1, 1), now)
+    while not torch.equal(reached, grown):
+        reached, grown = grown, torch.minimum(F.max_pool2d(grown, 3, 1, 1), now)
+    stray = (now > reached) & reached.flatten(1).any(1)[:, None, None]
+    return stray.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
 
 
 def confidences(prob: torch.Tensor, object_ids: Sequence[int]) -> dict[int, float]:

@@ -30,7 +30,7 @@ from util.device import half_precision, pick_device
 from util.errors import InputError
 
 # Where neither the caller nor the weights say otherwise.
-DEFAULTS: dict[str, Any] = {"top_k": 50, "mem_every": 3, "include_last": False}
+DEFAULTS: dict[str, Any] = {"top_k": 50, "mem_every": 3, "include_last": False, "local": False}
 STREAM_FRAMES = 20  # memory frames for a stream of unknown length
 
 
@@ -97,8 +97,8 @@ class VideoPredictor:
     Args:
         network: in eval mode, on the device to run on.
         size: shorter side at inference; smaller videos keep their size, and results have the video's.
-        top_k, mem_every, include_last: as in ``eval_generic.py``; by default what the weights recommend, else 50, 3 and
-            False.
+        top_k, mem_every, include_last, local: as in ``eval_generic.py``; by default what the weights recommend, else
+            50, 3, False and False.
         max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.
         amp: half precision, where it is faster.
     """
@@ -111,6 +111,7 @@ class VideoPredictor:
         top_k: int | None = None,
         mem_every: int | None = None,
         include_last: bool | None = None,
+        local: bool | None = None,
         max_memory_frames: int | None = None,
         amp: bool = False,
     ):
@@ -120,9 +121,9 @@ class VideoPredictor:
                 raise InputError(f"{name}={value!r}: expected a whole number from {least}")
         self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
         self.device = network.mean.device
-        given = {"top_k": top_k, "mem_every": mem_every, "include_last": include_last}
+        given = {"top_k": top_k, "mem_every": mem_every, "include_last": include_last, "local": local}
         settings = DEFAULTS | network.recommended.given() | {k: v for k, v in given.items() if v is not None}
-        self.top_k, self.mem_every, self.include_last = (settings[name] for name in DEFAULTS)
+        self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
         self.precision = half_precision(self.device) if amp else None
 
     @classmethod
@@ -188,4 +189,4 @@ class VideoPredictor:
     def _make_core(self, max_frames: int | None, length: int) -> InferenceCore:
         reserve = length // self.mem_every + 2
         memory = partial(make_memory, self.network.config, self.top_k, max_frames, reserve=reserve)
-        return InferenceCore(self.network, memory, self.mem_every, self.include_last)
+        return InferenceCore(self.network, memory, self.mem_every, self.include_last, self.local)

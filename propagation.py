@@ -129,7 +129,8 @@ def segment_span(
     earlier: dict[int, _Pass] = {}
     for frames, end in ((forwards, span.low), (backwards, span.high)):
         origin = frames.start - frames.step
-        core.restart(origin, set(span.object_ids) - (span.held(end) if origin == end else frozenset()))
+        absent = set(span.object_ids) - (span.held(end) if origin == end else frozenset())
+        core.restart(origin, absent, mask(origin))
         for index in frames:
             prob = core.step(image(index), mask(index), frame=index)
             assert prob is not None

@@ -103,15 +103,20 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "decided, not is_memory)": "decided, False)",
         "if is_memory or self.include_last:": "if is_memory:",
         "if new := [i for i in ids if i not in self.object_ids]:": "if new := ids:",
-        "if not (needed or is_memory or self.include_last):": "if not needed:",
+        "if not (needed or is_memory or self.include_last or self.local):": "if not needed:",
+        "is_memory or self.include_last or self.local)": "is_memory or self.include_last)",
+        "self._places = None if mask is None else": "self._places = None if mask is not None else",
     },
     ("labels.py", "test_label_map.py tests/test_evaluation.py"): {
         "channel > best": "channel >= best",
         'mode="bilinear", align_corners=False': 'mode="nearest"',
         "best = torch.maximum(best, channel)": "best = channel",
+        "F.max_pool2d(was, 3, 1, 1)": "was",
+        " & reached.flatten(1).any(1)[:, None, None]": "",
     },
     ("evaluation.py", "test_records.py"): {
         '| {"mem_every": mem_every, "include_last": include_last': '| {"include_last": include_last',
+        '"local": local, ': "",
         'settings["precision"] = str(precision).removeprefix("torch.")': "pass",
     },
     ("results/records.py", "test_records.py"): {

@@ -63,6 +63,7 @@ class InferenceSettings:
     top_k: int | None = None  # Number of memory positions that each pixel reads.
     mem_every: int | None = None  # Memorise every N-th frame.
     include_last: bool | None = None  # Also read the previous frame as temporary memory.
+    local: bool | None = None  # Drop parts of an object away from its place in the previous frame.
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers below 1."""

@@ -42,8 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
     advice.add_argument("--mem_every", type=int, metavar="N", help="memorise every N-th frame")
     last_help = "also read the previous frame as temporary memory"
     advice.add_argument("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
+    local_help = "drop parts of an object that are not connected to its place in the frame before"
+    advice.add_argument("--local", action=argparse.BooleanOptionalAction, help=local_help)
     args = parser.parse_args(arguments)
-    advised = InferenceSettings(args.top_k, args.mem_every, args.include_last).given()
+    advised = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
     check_output(args.target, [])

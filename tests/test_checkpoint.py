@@ -55,11 +55,13 @@ def test_average_of_weights(tiny_network, tmp_path, capsys):
 def test_recommended_settings_are_stored_with_the_weights(tiny_network, tmp_path):
     own, advised, half = (str(tmp_path / name) for name in ("own.pth", "advised.pth", "half.pth"))
     save_network(tmp_path / "own.pth", tiny_network())
-    convert([own, advised, "--top", "30", "--include_last"])
+    convert([own, advised, "--top", "30", "--include_last", "--local"])
     assert load_network(tmp_path / "own.pth").recommended == InferenceSettings()
-    assert load_network(tmp_path / "advised.pth").recommended == InferenceSettings(top_k=30, include_last=True)
+    assert load_network(tmp_path / "advised.pth").recommended == InferenceSettings(
+        top_k=30, include_last=True, local=True
+    )
     convert([advised, half, "--half", "--mem_every", "5", "--no-include_last"])  # keeps what it does not change
-    recommended = InferenceSettings(top_k=30, mem_every=5, include_last=False)
+    recommended = InferenceSettings(top_k=30, mem_every=5, include_last=False, local=True)
     network = load_network(tmp_path / "half.pth")
     assert network.recommended == recommended
     save_network(tmp_path / "again.pth", network)

@@ -49,13 +49,14 @@ def check_defaults(output, video, engines, top_k):
     expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "size": 480, "precision": "float32"}
     assert {name: used[name] for name in expected} == expected
     assert (used["max_memory_frames"], used["memory"]) == (None, "space_time")
-    assert (engines[-1].make_memory().top_k, engines[-1].mem_every, engines[-1].include_last) == (top_k, 3, False)
+    engine = engines[-1]
+    assert (engine.make_memory().top_k, engine.mem_every, engine.include_last, engine.local) == (top_k, 3, False, False)
 
 
 def test_recommended_settings(tmp_path, evaluate, engines, tiny_network):
     """Used by eval_generic.py, by a benchmark only on request; flags win."""
     network = tiny_network()
-    network.recommended = InferenceSettings(top_k=7, mem_every=2, include_last=True)
+    network.recommended = InferenceSettings(top_k=7, mem_every=2, include_last=True, local=True)
     save_network(tmp_path / "w.pth", network)
     add_video(tmp_path / "2016", "camel", 3, binary=True)
     own = tmp_path / "own"
@@ -63,16 +64,17 @@ def test_recommended_settings(tmp_path, evaluate, engines, tiny_network):
     write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
     benchmark = [eval_davis_2016, "--davis_path", tmp_path / "2016", "--videos", "camel"]
     for script, *flags, expected in (
-        (eval_generic, "--data_path", own, (7, 2, True)),
-        (eval_generic, "--data_path", own, "--top", 9, "--no-include_last", (9, 2, False)),
-        (eval_generic, "--data_path", own, "--no-recommended", (50, 3, False)),
-        (*benchmark, (20, 3, False)),
-        (*benchmark, "--recommended", "--mem_every", 5, (7, 5, True)),
+        (eval_generic, "--data_path", own, (7, 2, True, True)),
+        (eval_generic, "--data_path", own, "--top", 9, "--no-include_last", (9, 2, False, True)),
+        (eval_generic, "--data_path", own, "--no-recommended", (50, 3, False, False)),
+        (*benchmark, (20, 3, False, False)),
+        (*benchmark, "--recommended", "--mem_every", 5, (7, 5, True, True)),
+        (*benchmark, "--recommended", "--no-local", (7, 2, True, False)),
     ):
         printed = evaluate(script, "--model", tmp_path / "w.pth", "--overwrite", *flags)
         engine = engines[-1]
-        assert (engine.make_memory().top_k, engine.mem_every, engine.include_last) == expected
-        assert ("the weights recommend" in printed) == (expected not in ((50, 3, False), (20, 3, False)))
+        assert (engine.make_memory().top_k, engine.mem_every, engine.include_last, engine.local) == expected
+        assert ("the weights recommend" in printed) == (expected not in ((50, 3, False, False), (20, 3, False, False)))
 
 
 def add_video(base, name, frames, masks=None, binary=False):

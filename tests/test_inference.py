@@ -149,6 +149,41 @@ def test_include_last_reads_the_previous_frame(make_core, kind):
 
 
 @every_kind
+def test_local_objects_stay_in_one_place(make_core, kind):
+    """What is found elsewhere is neither in the result nor in the memory, unless nothing is left around the place."""
+    core = make_core(kind, mem_every=1, local=True)
+    frames, mask = torch.rand(6, 3, 48, 160), torch.zeros(48, 160, dtype=torch.int64)
+    mask[:, :20] = 3
+    # Columns of the object, as the network finds it: moved, and a second one at the right.
+    found = {1: [(0, 30), (120, 160)], 2: [(30, 44), (130, 150)], 3: [], 4: [(120, 160)], 5: [(0, 30), (120, 160)]}
+    memorised, encode = [], core.network.encode_value
+
+    def decode(readout, features):
+        logits = torch.full((1, 1, 48, 160), -9.0)
+        for left, right in found[core._time]:
+            logits[..., left:right] = 9
+        return logits, None
+
+    def encode_value(image, f16, masks):
+        memorised.append(masks[0, 0, 0] > 0.5)
+        return encode(image, f16, masks)
+
+    core.network.decode, core.network.encode_value = decode, encode_value
+    probs = [core.step(frame, {0: mask}.get(t), needed=t != 1) for t, frame in enumerate(frames)]
+    for t, columns in {1: (0, 30), 2: (30, 44), 4: (120, 160), 5: (120, 160)}.items():
+        expected = torch.zeros(160, dtype=torch.bool)
+        expected[slice(*columns)] = True
+        assert torch.equal(probs[t][1, 0] > 0.5, expected), t
+        assert t == 5 or torch.equal(memorised[t], expected)  # the last frame is never memorised
+    core.restart(0, mask=mask)
+    assert core.step(frames[1])[1, 0, 120:].max() < 0.5
+    core.memorise(frames[0], mask.flip(1), 0)
+    assert core.step(frames[1])[1, 0, :30].max() < 0.5
+    core.restart(0)
+    assert (core.step(frames[1])[1, 0] > 0.5).sum() == 70
+
+
+@every_kind
 def test_reannotation(make_core, kind):
     """A known id that is given again takes exactly the new mask; one that is not given keeps what is left."""
     frames, mask = clip(5, 32, 48, ids=(3, 4))

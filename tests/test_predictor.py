@@ -118,11 +118,12 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
 
     def settings(**given):
         predictor = VideoPredictor(network, **given)
-        return predictor.top_k, predictor.mem_every, predictor.include_last
+        return predictor.top_k, predictor.mem_every, predictor.include_last, predictor.local
 
-    assert settings() == (50, 3, False)
-    network.recommended = InferenceSettings(top_k=9, include_last=True)
-    assert settings() == (9, 3, True) and settings(top_k=4, include_last=False) == (4, 3, False)
+    assert settings() == (50, 3, False, False)
+    network.recommended = InferenceSettings(top_k=9, include_last=True, local=True)
+    assert settings() == (9, 3, True, True)
+    assert settings(top_k=4, include_last=False, local=False) == (4, 3, False, False)
     faulty = {"size": 0, "top_k": "3", "mem_every": 1.5, "max_memory_frames": 1}
     for name, value in faulty.items():
         with pytest.raises(InputError, match=f"{name}={value!r}: expected a whole number from"):

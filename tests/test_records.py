@@ -84,7 +84,9 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
     check_files(tmp_path / "out/b", names(6), (32, 48), {1})
 
 
-@pytest.mark.parametrize("flags", [[], ["--include_last", "--overlay"], ["--memory", "global_context", "--amp"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--include_last", "--overlay"], ["--local"], ["--memory", "global_context", "--amp"]]
+)
 def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monkeypatch, flags):
     """Bit for bit, wherever it stops, and without writing a mask again."""
     monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
@@ -127,6 +129,7 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
         (["--top", "7"], "top_k"),
         (["--mem_every", "4"], "mem_every"),
         (["--include_last"], "include_last"),
+        (["--local"], "local"),
         (["--memory", "global_context"], "memory"),
         (["--max_memory_frames", "3"], "max_memory_frames"),
         (["--size", "24"], "size"),

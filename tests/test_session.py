@@ -67,8 +67,9 @@ def stepped(monkeypatch) -> list[int]:
 
 
 @every_memory
-def test_one_mask_forwards_equals_the_stream(tiny_network, memory):
-    predictor = VideoPredictor(tiny_network(**NETWORKS[memory]), mem_every=2)
+@pytest.mark.parametrize("local", [False, True])
+def test_one_mask_forwards_equals_the_stream(tiny_network, memory, local):
+    predictor = VideoPredictor(tiny_network(**NETWORKS[memory]), mem_every=2, local=local)
     session = predictor.session(FRAMES)
     session.annotate(0, mask(1, 2))
     assert session.propagate()
