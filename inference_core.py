@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from labels import check_image, given_ids, label_map, strays
+from labels import check_image, given_ids, strays
 from model.network import FrameFeatures, Memory
 from model.tensor import Padding, pad_to_multiple, soft_aggregate, unpad
 
@@ -129,7 +129,7 @@ class InferenceCore:
             self._memorise = partial(add, {*present, *decided}, decided, not is_memory)
         self._last_memory = frame if is_memory else self._last_memory
         if self.local:
-            self._places = label_map(prob[0], prob.shape[-2:], self.object_ids)
+            self._places = torch.tensor([0, *self.object_ids], device=prob.device)[prob[0].argmax(0)]
         return unpad(prob[0], padding)
 
     @torch.inference_mode()
