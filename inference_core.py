@@ -92,7 +92,7 @@ class InferenceCore:
             mask: H×W integer ids on the same device, 0 for background: objects that appear on this frame, or
                 corrections of known ones. Its pixels above 0 override whatever was there; known objects that it does
                 not contain keep their remaining pixels. The frame becomes permanent memory of the objects in it.
-            needed: False if nobody wants this frame's result; the frame is skipped unless the memory wants it.
+            needed: False if nobody wants this frame's result; the frame is skipped unless the next ones depend on it.
             complete: known objects that ``mask`` does not contain are absent: they have no pixel on this frame and
                 the following ones, until a mask contains them again. Such a mask may be empty.
             frame: its number, under which it is memorised; by default the one after the last frame's, from 0.

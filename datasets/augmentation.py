@@ -1,4 +1,4 @@
-"""Augmentation of a clip's frames: colour, copy-paste, occlusion in the first frame, and blur."""
+"""Augmentation of a clip's frames: colour, copy-paste, copies of objects, occlusion in the first frame, and blur."""
 
 import math
 from collections.abc import Sequence
@@ -114,6 +114,35 @@ def _draw_path(rng: Generator, box: Sequence[int], num_frames: int, size: int) -
         to_source = to_middle @ translation(-start - t * speed)
         warps.append(Warp(to_source[:2], (left, top, left + width, top + height), size))
     return warps
+
+
+def distract(
+    rng: Generator, frames: list[np.ndarray], ids: np.ndarray, objects: np.ndarray, probability: float
+) -> None:
+    """Paint, with ``probability``, a moving copy of an object into T ``frames`` S×S×3 uint8, in place, behind all objects.
+
+    In ``ids`` T×S×S uint8 it stays background: the object has to be told from another of its kind. The copy is mirrored
+    half of the time, zoomed by 0.7 to 1.4, a little turned, brighter or darker, and of another hue.
+    ``objects``: those in the first frame, one or more.
+    """
+    if not probability or rng.random() >= probability:
+        return
+    size, chosen = ids.shape[1], rng.choice(objects)
+    left, top, *box = cv2.boundingRect((ids[0] == chosen).view(np.uint8))
+    centre = np.add((left, top), np.divide(box, 2))
+    places = rng.uniform(0.05, 0.95, (10, 2)) * size
+    apart = places[(np.abs(places - centre) / box).max(1) > 0.8]
+    if not len(apart):  # the object fills the frame
+        return
+    zoom = math.exp(rng.uniform(-0.35, 0.35))
+    linear = draw_affine(rng, degrees=15, shear=5, zoom=(zoom, zoom)) @ np.diag([rng.choice([-1, 1]), 1])
+    speed = rng.normal(0, 0.03, 2) * size
+    hue, light = rng.uniform(-0.03, 0.03), rng.uniform(0.8, 1.2)
+    for t, (frame, frame_ids) in enumerate(zip(frames, ids, strict=True)):
+        to_place = np.column_stack([linear, apart[0] + t * speed - linear @ centre])
+        copy, mask = (cv2.warpAffine(x, to_place, (size, size)) for x in (frame, np.uint8(255) * (frame_ids == chosen)))
+        alpha = cv2.GaussianBlur(mask, (3, 3), 0) * np.float32(1 / 255) * (frame_ids == 0)
+        _blend(frame, cv2.convertScaleAbs(shift_hue(copy, hue), alpha=light), alpha)
 
 
 def occlude(

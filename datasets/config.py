@@ -33,6 +33,8 @@ class DataConfig:
     """Generated clips in each epoch, beside the other data."""
     paste: float = 0.0
     """Probability that a video clip with one object gets a second one, cut from an image of static_root."""
+    distract: float = 0.0
+    """Probability that a copy of an object is painted into the background of a clip, to be told from the object."""
     reveal: float = 0.0
     """Probability that a part of an object is hidden in the first frame of a clip, so that later frames reveal it."""
     blur: float = 0.0
@@ -51,6 +53,7 @@ class DataConfig:
         for flag, valid, expected in (
             ("paste", 0 <= self.paste <= 1, "a probability, 0 to 1"),
             ("paste", stage or not self.paste, "in the video stages only, not in stage 0"),
+            ("distract", 0 <= self.distract <= 1, "a probability, 0 to 1"),
             ("reveal", 0 <= self.reveal <= 1, "a probability, 0 to 1"),
             ("blur", 0 <= self.blur <= 1, "a probability, 0 to 1"),
             ("synthetic", 0 <= self.synthetic <= MAX_SYNTHETIC, f"a number of clips, 0 (none) to {MAX_SYNTHETIC}"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from datasets.augmentation import JitterRange, blur, copy_paste, jitter_clip, occlude, shift_hue
+from datasets.augmentation import JitterRange, blur, copy_paste, distract, jitter_clip, occlude, shift_hue
 from datasets.clip import PackedClip, pack_clip
 from datasets.config import DataConfig
 from datasets.images import read_image, read_mask, read_static_mask
@@ -54,6 +54,7 @@ class StaticClips:
         shrink = min(warp.shrink() for warp in warps)
         image = shift_hue(read_image(pair.image, shrink, (height, width)), rng.uniform(-HUE, HUE))
         frames = [warp_image(image, warp, shrink) for warp in warps]
+        distract(rng, frames, ids, objects, self.data.distract)
         objects = occlude(rng, frames, ids, objects, self.data.reveal)
         frames = blur(rng, frames, self.data.blur)
         frames = jitter_clip(rng, frames, JitterRange(0.1, 0.05, 0.05, grey=0.05), JitterRange(0.1, 0.05, 0.05))
@@ -104,6 +105,7 @@ class VideoClips:
         if self.cutouts and len(objects) < MAX_OBJECTS:
             pasted = copy_paste(rng, frames, ids, self.cutouts, self.data.paste)
             objects = np.intersect1d([*objects, *pasted], ids[0])
+        distract(rng, frames, ids, objects, self.data.distract)
         objects = occlude(rng, frames, ids, objects, self.data.reveal)
         frames = blur(rng, frames, self.data.blur)
         frames = jitter_clip(rng, frames, JitterRange(0.1, 0.03, 0.03, grey=0.05), JitterRange(0.01, 0.01, 0.01))
