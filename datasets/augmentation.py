@@ -119,10 +119,11 @@ def _draw_path(rng: Generator, box: Sequence[int], num_frames: int, size: int) -
 def distract(
     rng: Generator, frames: list[np.ndarray], ids: np.ndarray, objects: np.ndarray, probability: float
 ) -> None:
-    """Paint, with ``probability``, a moving copy of an object into T ``frames`` S×S×3 uint8, in place, behind all objects.
+    """Paint, with ``probability``, a moving copy of an object into T ``frames`` S×S×3 uint8, in place.
 
-    In ``ids`` T×S×S uint8 it stays background: the object has to be told from another of its kind. The copy is mirrored
-    half of the time, zoomed by 0.7 to 1.4, a little turned, brighter or darker, and of another hue.
+    It lies behind all objects and stays background in ``ids`` T×S×S uint8: the object has to be told from another of
+    its kind. It is mirrored half of the time, zoomed by 0.7 to 1.4, a little turned, brighter or darker, and of another
+    hue.
     ``objects``: those in the first frame, one or more.
     """
     if not probability or rng.random() >= probability:
