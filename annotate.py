@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     guard = Guard(make_app(annotator), token, args.host, port)
     if guard.is_open:
         print(f"warning: --host {args.host}: others can reach this server; keep the token secret", file=sys.stderr)
-    shown = f"[{args.host}]" if ":" in args.host else args.host
+    shown = socket.gethostname() if args.host in ("0.0.0.0", "::") else args.host  # those are no place to go to
+    shown = f"[{shown}]" if ":" in shown else shown
     address = f"http://{shown}:{port}/?token={token}"
     print(f"annotate {name} at\n  {address}\n(Ctrl-C stops; everything is kept in {args.workspace})", flush=True)
     if not args.no_browser:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.listing import SPLITS, davis_names
 from scoring.folders import score_folders
 from training.config import TrainConfig, parse_config
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import atomic_path
 from util.parallel import cpu_count
 
@@ -137,9 +137,7 @@ def spread(values: list[float], sign: str = "") -> str:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add(
         "--variants",

@@ -32,7 +32,7 @@ from model.encoders import BACKBONES, backbone_dims
 from model.network import FrameFeatures, Network
 from model.optimized import optimized_copy
 from util.device import DEVICES, pick_device
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 
 STRIDE = 16
 NEVER = 10**9  # as mem_every: no frame after the first becomes memory
@@ -131,9 +131,7 @@ def nearest_network(args: argparse.Namespace, device: torch.device) -> Network:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples)
     add = parser.add_argument
     default = "(default %(default)s)"
     add("method", choices=("copy", "nearest"))

@@ -3,7 +3,6 @@
 OMP_NUM_THREADS=1 python benchmarks/data.py --static_root data/static --davis_root data/DAVIS
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from datasets.config import DataConfig
 from datasets.loader import clip_batches, sample_requests
 from datasets.mixture import Mixture, build_dataset
 from datasets.sources import StaticClips
-from util.errors import exit_on_input_error
+from util.errors import Parser, exit_on_input_error
 
 
 def without_loader(dataset: Mixture, seconds: float) -> float:
@@ -46,7 +45,7 @@ def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> flo
 
 @exit_on_input_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.split("\n")[0],
         epilog="example: OMP_NUM_THREADS=1 python benchmarks/data.py --davis_root data/DAVIS",
     )

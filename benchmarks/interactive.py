@@ -8,7 +8,6 @@ the one that the session suggests, the worst one, or one drawn at random. For co
 ones are also given to the streaming predictor, which only goes forwards.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -27,7 +26,7 @@ from scoring.folders import read_objects
 from scoring.metrics import score_masks
 from session import Session
 from util.device import DEVICES, keep_freed_memory, pick_device
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.files import atomic_path
 
 ROUNDS = 0, 1, 2, 3, 5, 8  # numbers of corrections in the table
@@ -179,9 +178,7 @@ def plot(played: dict[str, dict[str, list[Round]]], rounds: int, path: Path) -> 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples)
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FILE", help="weights")
     add("--data_path", type=Path, required=True, metavar="FOLDER", help="contains JPEGImages/ and GroundTruth/")

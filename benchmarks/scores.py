@@ -6,7 +6,6 @@ python benchmarks/scores.py --truth data/DAVIS/2016/Annotations/480p --predictio
 Without folders, five videos of 80 frames of 854×480 with one object are generated.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.images import read_mask, write_mask
 from scoring.folders import score_folders
-from util.errors import InputError, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error
 from util.parallel import cpu_count
 
 
@@ -105,9 +104,7 @@ def best_time(function: Callable[[], tuple[float, float]], repeats: int) -> tupl
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples)
     parser.add_argument("--truth", type=Path, help="folder of ground-truth masks: VIDEO/FRAME.png")
     parser.add_argument("--prediction", type=Path, help="folder of predicted masks of the same layout")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program, of which the shortest counts")

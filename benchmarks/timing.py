@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from util.device import DEVICES
+from util.errors import Parser
 from util.files import atomic_path
 
 Call = Callable[[], object]
@@ -21,9 +22,7 @@ Name = TypeVar("Name", bound=Hashable)
 def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
     """A parser with the shared flags; the first paragraph of ``doc`` is the description, the rest the examples."""
     description, _, examples = doc.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples)
     add = parser.add_argument
     add("--repeats", type=int, default=repeats, metavar="N", help="timings, after an untimed one (default %(default)s)")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")

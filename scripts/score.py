@@ -127,6 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--images", type=Path, help="folder with VIDEO/FRAME.jpg, to draw the masks of --plot on")
     add("--workers", type=int, help="threads (default: one for each core)")
     args = parser.parse_args(arguments)
+    if args.meta and not args.seen:
+        raise InputError("--meta: has the categories for --seen, which is not given")
 
     videos = args.videos
     if videos:

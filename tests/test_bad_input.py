@@ -38,6 +38,8 @@ CASES = [
     (eval_generic, [*FOLDER, "--model", "a\nb.pth"], r"error: a\nb.pth: no such file"),
     (eval_generic, [*FOLDER, "--model", LONG], "error: a"),
     (eval_generic, [*FOLDER, "--data_path", LONG], "error: a"),
+    (eval_generic, [*FOLDER, "--output", ""], "--output: has an empty value"),
+    (eval_generic, [*FOLDER, "--output="], "--output=: has an empty value"),
     (eval_generic, [*FOLDER, "--output", "loop"], "loop"),
     (eval_generic, [*FOLDER, "--output", "loop/below"], "loop"),
     (eval_generic, [*FOLDER, "--size", DIGITS], "argument --size: "),
@@ -63,6 +65,7 @@ CASES = [
     (extract_frame, ["clip.mp4", "loop.png"], "loop.png: exists"),
     (score, [*SCORE, "--csv", "pipe", "--videos", "missing"], "pipe: is not a regular file; expected"),
     (score, [*SCORE, "--plot", "out", "--images", "pipe"], "pipe: no such folder; expected VIDEO/FRAME.jpg"),
+    (score, [*SCORE, "--meta", "huge.json"], "--meta: has the categories for --seen"),
     (score, [*SCORE, "--workers", "-1"], "--workers -1: expected 1 to 1024 threads"),
     (resize_length, ["loop", "out"], "loop: no such folder"),
     (resize_length, ["data", "loop"], "loop"),
@@ -84,6 +87,7 @@ CASES = [
     (annotate, ["--video", "clip.mp4", *ANNOTATE, "--host", "\udcff"], "cannot listen there"),
     (train, [*TRAIN, "--static_root", LONG], "error: a"),
     (train, [*TRAIN, "--load_network", "loop"], "loop: "),
+    (train, [*TRAIN, "--load_network", ""], "--load_network: has an empty value"),
     (train, [*TRAIN, "--seed", "-1"], "--seed -1: expected"),
 ]
 

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from datasets.config import DataConfig
 from model.config import PRESETS, NetworkConfig, Preset
-from util.errors import InputError, Parser
+from util.errors import InputError, Parser, refuse_empty
 from util.settings import DeviceName, from_plain, to_plain
 
 
@@ -170,7 +170,9 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
 
     Raises `InputError` for unknown flags, faulty values, and settings that contradict each other or the checkpoint.
     """
-    first, arguments = _first_pass(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    refuse_empty(arguments)
+    first, arguments = _first_pass(arguments)
     options: dict[str, Any] = {"prog": "train.py", "description": DESCRIPTION, "use_underscores": True}
     default, box = _default(first), io.StringIO()
     try:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -35,8 +35,20 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        words = sys.argv[1:] if args is None else list(args)
+        refuse_empty(words)
+        return super().parse_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
+
+
+def refuse_empty(words: Sequence[str]) -> None:
+    """Raises `InputError` for an empty argument of a program, which an unset variable of the shell leaves behind."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or word.startswith("--") and word.endswith("="):
+            raise InputError(f"{word or before or 'argument'}: has an empty value; expected another")
 
 
 def one_line(message: str) -> str:
