@@ -102,8 +102,7 @@ def make_server(guard: Guard) -> uvicorn.Server:
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = Parser(description=description, epilog=examples)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--video", type=Path, metavar="PATH", help="video file or folder of frames to open")
     add("--root", type=Path, metavar="FOLDER", help="the page offers the videos in this folder, and nothing else")

@@ -25,8 +25,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended``.
     ``doc``: the script's docstring. Its first paragraph becomes the description, the rest the epilog.
     """
-    description, _, examples = (doc or "").partition("\n\n")
-    parser = Parser(description=description, epilog=examples + EPILOG)
+    parser = Parser(doc, EPILOG)
     add = parser.add_argument
     default = "(default %(default)s)"
     model_help = "weights: a file of this project or of the GSFM or STCN reference programs, or the name of published"

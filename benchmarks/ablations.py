@@ -1,4 +1,4 @@
-"""Train variants of the network on equal budgets with several seeds each, and compare them on validation videos.
+r"""Train variants of the network on equal budgets with several seeds each, and compare them on validation videos.
 
 python benchmarks/ablations.py --variants gsfm stcn --seeds 1 2 3 --davis_path data/DAVIS/2016 -- \
     --stage 3 --model gsfm-small --davis_root data/DAVIS -i 2000
@@ -137,7 +137,7 @@ def spread(values: list[float], sign: str = "") -> str:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, epilog=EPILOG)
+    parser = Parser(__doc__, EPILOG)
     add = parser.add_argument
     add(
         "--variants",

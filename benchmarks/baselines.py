@@ -130,8 +130,7 @@ def nearest_network(args: argparse.Namespace, device: torch.device) -> Network:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = Parser(description=description, epilog=examples)
+    parser = Parser(__doc__)
     add = parser.add_argument
     default = "(default %(default)s)"
     add("method", choices=("copy", "nearest"))

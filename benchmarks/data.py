@@ -45,10 +45,7 @@ def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> flo
 
 @exit_on_input_error
 def main() -> None:
-    parser = Parser(
-        description=__doc__.split("\n")[0],
-        epilog="example: OMP_NUM_THREADS=1 python benchmarks/data.py --davis_root data/DAVIS",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--static_root", type=Path, help="folder of static image sets, as for train.py")
     parser.add_argument("--davis_root", type=Path, help="DAVIS, as for train.py")
     parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (default: 10)")

@@ -177,8 +177,7 @@ def plot(played: dict[str, dict[str, list[Round]]], rounds: int, path: Path) -> 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = Parser(description=description, epilog=examples)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FILE", help="weights")
     add("--data_path", type=Path, required=True, metavar="FOLDER", help="contains JPEGImages/ and GroundTruth/")

@@ -103,8 +103,7 @@ def best_time(function: Callable[[], tuple[float, float]], repeats: int) -> tupl
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = Parser(description=description, epilog=examples)
+    parser = Parser(__doc__)
     parser.add_argument("--truth", type=Path, help="folder of ground-truth masks: VIDEO/FRAME.png")
     parser.add_argument("--prediction", type=Path, help="folder of predicted masks of the same layout")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program, of which the shortest counts")

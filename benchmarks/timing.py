@@ -21,8 +21,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
     """A parser with the shared flags; the first paragraph of ``doc`` is the description, the rest the examples."""
-    description, _, examples = doc.partition("\n\n")
-    parser = Parser(description=description, epilog=examples)
+    parser = Parser(doc)
     add = parser.add_argument
     add("--repeats", type=int, default=repeats, metavar="N", help="timings, after an untimed one (default %(default)s)")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")

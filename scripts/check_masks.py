@@ -203,7 +203,7 @@ def check_folder(root: Path, name: str, fixed: Path | None) -> list[Fault]:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__, epilog=EPILOG)
+    parser = Parser(__doc__, EPILOG)
     parser.add_argument("folder", type=Path, nargs="?", help="contains JPEGImages/VIDEO and Annotations/VIDEO")
     parser.add_argument("--video", type=Path, metavar="FILE", help="check the masks of one video file instead")
     parser.add_argument("--mask", nargs="+", default=[], metavar="FILE", help="the masks of --video")

@@ -28,7 +28,7 @@ from util.files import check_output
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("source", type=Path, help="checkpoint in either format")
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--to", choices=["own", "reference"], default="own", help="format to write (default: own)")

@@ -205,7 +205,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, epilog=EPILOG)
+    parser = Parser(__doc__, EPILOG)
     parser.add_argument("source", type=Path, help="a folder of masks or labelme files, an XML file or a JSON file")
     parser.add_argument("target", type=Path, help="the folder or file to write; it must not exist")
     parser.add_argument(

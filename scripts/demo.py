@@ -73,8 +73,7 @@ def fetch_chair(url: str, folder: Path) -> bool:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(
-        description="Segment a generated clip or a real one and score the result, or segment a clip of your own.",
-        epilog=EPILOG,
+        "Segment a generated clip or a real one and score the result, or segment a clip of your own.", EPILOG
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")

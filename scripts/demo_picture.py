@@ -46,7 +46,7 @@ def row(seed: int, output: Path, model: Path) -> np.ndarray:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("picture", type=Path, help="new JPEG or PNG")
     parser.add_argument("--model", type=Path, default=demo.SHIPPED, help="weights (default: the shipped ones)")
     parser.add_argument("--output", type=Path, default="output/demo_picture", help="working folder")

@@ -112,7 +112,7 @@ def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     names = dict.fromkeys(archive.dataset for archive in ARCHIVES)
     listing = "\n".join(map(str, ARCHIVES))
-    parser = Parser(description=__doc__, epilog=EPILOG + listing)
+    parser = Parser(__doc__, EPILOG + listing)
     parser.add_argument("dataset", nargs="?", choices=names, help="the data set to download (default: list them)")
     parser.add_argument("--root", type=Path, default="data", help="folder of all data sets (default: %(default)s)")
     parser.add_argument("--mirror", metavar="URL", help="download URL/ARCHIVE.zip instead of the file on Google Drive")

@@ -71,7 +71,7 @@ def fetch(name: str, url: str, saves: Path) -> Path:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     listing = "\n".join(f"  {name}: {weights.description}\n    {weights.url}" for name, weights in WEIGHTS.items())
-    parser = Parser(description=__doc__, epilog=EPILOG + listing)
+    parser = Parser(__doc__, EPILOG + listing)
     parser.add_argument("name", nargs="?", choices=WEIGHTS, help="the weights to download (default: list them)")
     parser.add_argument("--saves", type=Path, help="where to put them (default: saves)")
     parser.add_argument("--mirror", metavar="URL", help="download URL/NAME.pth instead of the authors' file")

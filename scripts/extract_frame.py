@@ -22,7 +22,7 @@ from util.files import check_output
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("video", type=Path, help="any video that FFmpeg reads")
     parser.add_argument("output", type=Path, help="new PNG, of the size that the mask must have")
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="its number, from 0 (default: 0)")

@@ -129,7 +129,7 @@ def write_zip(output: Path, names: Iterable[str], read: Callable[[str], bytes]) 
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__, epilog=EPILOG)
+    parser = Parser(__doc__, EPILOG)
     parser.add_argument("dataset", choices=DATA)
     parser.add_argument("masks", type=Path, help="the --output of eval_davis.py or eval_youtube.py, or a zip")
     parser.add_argument("--output", type=Path, metavar="ZIP", help="zip to write; unexpected files are left out")

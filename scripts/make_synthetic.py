@@ -131,7 +131,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__.split("\n\n")[0], epilog=EPILOG)
+    parser = Parser(__doc__.split("\n\n")[0], EPILOG)
     parser.add_argument("--output", type=Path, help="folder to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="davis2017")
     parser.add_argument("--split", help="name of the list or folder of the videos (default: val; youtube: valid)")

@@ -58,7 +58,7 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, such as saves/s0-GSFM")
     parser.add_argument("--output", type=Path, help="PNG to write (default: curves.png beside the first run's log)")
     parser.add_argument("--smooth", type=int, default=1, help="running mean over this many entries (default: 1)")

@@ -28,7 +28,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
     if some images could not be read. Raises `InputError` if the source is not a folder with images, or if the target
     cannot be written or lies in it.
     """
-    parser = Parser(description=doc)
+    parser = Parser(doc)
     nargs, words = ("?", " (default: %(default)s)") if default else (None, "")
     source, target = default or (None, None)
     parser.add_argument("source", type=Path, nargs=nargs, default=source, help=f"folder of images and masks{words}")

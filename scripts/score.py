@@ -107,7 +107,7 @@ def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> Non
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.split("\n\n")[0], epilog=EPILOG)
+    parser = Parser(__doc__.split("\n\n")[0], EPILOG)
     add = parser.add_argument
     add("truth", type=Path, help="folder of ground-truth masks")
     add("prediction", type=Path, help="folder of predicted masks")

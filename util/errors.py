@@ -30,10 +30,16 @@ class InputError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `InputError` for faulty flags; descriptions keep their line breaks."""
+    """Raises `InputError` for faulty flags. ``--help`` keeps the line breaks of its texts.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    The first paragraph of ``doc``, usually a program's docstring, is shown before the flags, the rest and ``epilog``
+    behind them.
+    """
+
+    def __init__(self, doc: str | None = None, epilog: str = "", **options: Any) -> None:
+        description, _, rest = (doc or "").partition("\n\n")
+        style = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=rest + epilog, formatter_class=style, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
