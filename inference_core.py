@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from labels import check_image, given_ids, strays
+from labels import check_image, given_ids, label_map, strays
 from model.network import FrameFeatures, Memory
 from model.tensor import Padding, pad_to_multiple, soft_aggregate, unpad
 
@@ -129,7 +129,7 @@ class InferenceCore:
             self._memorise = partial(add, {*present, *decided}, decided, not is_memory)
         self._last_memory = frame if is_memory else self._last_memory
         if self.local:
-            self._places = torch.tensor([0, *self.object_ids], device=prob.device)[prob[0].argmax(0)]
+            self._places = self._labels(prob)
         return unpad(prob[0], padding)
 
     @torch.inference_mode()
@@ -211,9 +211,13 @@ class InferenceCore:
             probs[:, [self.object_ids.index(i) for i in self.absent]] = 0
         prob = torch.softmax(soft_aggregate(probs), dim=1)
         if self.local and self._places is not None:
-            stray = strays(prob[0], self._places, self.object_ids)
+            stray = strays(self._labels(prob), self._places, self.object_ids)
             prob = torch.softmax(soft_aggregate(probs.masked_fill(stray, 0)), dim=1) if stray.any() else prob
         return prob
+
+    def _labels(self, prob: torch.Tensor) -> torch.Tensor:
+        """1×(K+1)×H'×W' → H'×W' ids."""
+        return label_map(prob[0], prob.shape[-2:], self.object_ids)
 
     def _flush(self) -> None:
         if self._memorise is not None:

@@ -33,13 +33,10 @@ def test_strays_are_parts_apart_from_where_the_object_was():
     def cells(*rows):  # a digit for each cell of 16×16 pixels
         return torch.tensor([list(map(int, row)) for row in rows]).repeat_interleave(16, 0).repeat_interleave(16, 1)
 
-    def prob(now):
-        return torch.stack([0.1 + (now == i) for i in (0, 7, 9, 4)])
-
     before = cells("7000000", "0000009", "0000000")
     # Object 7 has moved by a cell; a part is connected to it, others are not. 9 has jumped, and 4 is new.
     now, apart = cells("0777000", "0004070", "4990000"), cells("0000000", "0000070", "0000000")
     nothing = torch.zeros(2, 48, 112, dtype=torch.bool)
-    assert torch.equal(strays(prob(now), before, [7, 9, 4]), torch.cat([apart[None] == 7, nothing]))
+    assert torch.equal(strays(now, before, [7, 9, 4]), torch.cat([apart[None] == 7, nothing]))
     now[0, 111] = 7  # a cell counts whole if it holds any pixel of the object
-    assert strays(prob(now), before, [7, 9, 4])[0].sum() == 2 * 16**2
+    assert strays(now, before, [7, 9, 4])[0].sum() == 2 * 16**2
