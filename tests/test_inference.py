@@ -181,6 +181,9 @@ def test_local_objects_stay_in_one_place(make_core, kind):
     assert core.step(frames[1])[1, 0, :30].max() < 0.5
     core.restart(0)
     assert (core.step(frames[1])[1, 0] > 0.5).sum() == 70
+    core = make_core(kind, mem_every=9, local=True)
+    core.step(frames[0], mask)
+    assert core.step(frames[1], needed=False) is not None  # the next frame depends on it
 
 
 @every_kind
