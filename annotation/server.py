@@ -210,12 +210,18 @@ def make_app(annotator: Annotator) -> Starlette:
         annotator.project(request).pause()
         return Response(status_code=204)
 
-    def get_export(request: Request) -> Response:
+    def make_export(request: Request) -> Response:
         workspace, name = annotator.project(request).workspace, request.path_params["name"]
         if name not in EXPORTS or not workspace.frames_with_masks():
             raise HTTPException(404, "there is no such export, or no mask yet")
-        path = export(workspace, name, workspace.folder / "exports" / workspace.name)
-        return FileResponse(path, filename=f"{workspace.name}-{name}")
+        export(workspace, name, workspace.exports)
+        return Response(status_code=204)
+
+    def get_export(request: Request) -> Response:
+        workspace, name = annotator.project(request).workspace, request.path_params["name"]
+        if name not in EXPORTS or not (workspace.exports / name).is_file():
+            raise HTTPException(404, "nothing of that name was exported")
+        return FileResponse(workspace.exports / name, filename=f"{workspace.name}-{name}")
 
     def bad_input(request: Request, error: Exception) -> Response:
         return Response(str(error), 400, media_type="text/plain")
@@ -237,6 +243,7 @@ def make_app(annotator: Annotator) -> Starlette:
         Route("/api/{page}/object/{id:int}", delete_object, methods=["DELETE"]),
         Route("/api/{page}/propagate", propagate, methods=["POST"]),
         Route("/api/{page}/pause", pause, methods=["POST"]),
+        Route("/api/{page}/export/{name}", make_export, methods=["POST"]),
         Route("/api/{page}/export/{name}", get_export),
     ]
     return Starlette(routes=routes, exception_handlers={InputError: bad_input})

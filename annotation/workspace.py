@@ -53,6 +53,7 @@ class Workspace:
         else:
             self.files = [f"{i:05d}.jpg" for i in range(self.length)]
         self.names = [Path(file).stem for file in self.files]
+        self.exports = folder / "exports" / self.name
         self.objects: dict[int, str] = {}
         # frames with a mask of the user's → whether it is complete (`Session.annotate`)
         self.users: dict[int, bool] = {}

@@ -195,15 +195,21 @@ function report({ running, message }) {
   else editor.say(message ?? "Ready");
 }
 
+async function download(name) {
+  editor.say(`Preparing ${name}; the download begins when it is complete.`);
+  await api("POST", `export/${name}`);
+  element("a", { href: address(`export/${name}`), download: "" }).click();
+  editor.say(`${name} is complete.`);
+}
+
 async function start() {
   window.history.replaceState(null, "", "/"); // the token is in a cookie by now
   const state = await begin();
   for (const name of state.videos)
     $("videos").append(element("option", { textContent: name, selected: name === state.video }));
   for (const name of state.exports) {
-    const onclick = () => editor.say(`Preparing ${name}; the download begins when it is complete.`);
-    const link = { className: "button", textContent: name, download: "", onclick };
-    $("exports").append(element("a", link));
+    const onclick = () => editor.attempt(download(name));
+    $("exports").append(element("button", { textContent: name, onclick }));
   }
   editor.open(state);
   const events = new EventSource(address("events"));

@@ -1,6 +1,5 @@
 // What the controls show: everything here follows from the editor's state.
 
-import { address } from "./store.js";
 import { drawTimeline } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
@@ -44,9 +43,7 @@ export class Panel {
     for (const node of document.querySelectorAll("[data-tool]"))
       node.setAttribute("aria-pressed", node.dataset.tool === tools.name && !view.hand);
     const isEmpty = Object.keys({ ...state.users, ...state.confidence }).length === 0;
-    for (const link of $("exports").children)
-      if (isEmpty) link.removeAttribute("href");
-      else link.href = address(`export/${link.textContent}`);
+    for (const button of $("exports").children) button.disabled = isEmpty;
     setList($("users"), state.users, (user) => this.userItem(user));
     setList($("objects"), state.objects, (id, name) => this.objectItem(id, name));
     for (const item of $("objects").children)

@@ -1,6 +1,7 @@
 """Every export opens again with the same pixels."""
 
 import json
+import shutil
 import zipfile
 
 import av
@@ -17,7 +18,7 @@ from tests.annotator import needs_browser
 
 
 @needs_browser
-def test_every_export_holds_the_masks(page, server, clip):
+def test_every_export_holds_the_masks(page, server, clip, tmp_path):
     page.page.set_input_files("#import", clip / "GroundTruth/clip/00000.png")  # an existing mask is taken in
     page.wait("0 in editor.state.users")
     page.settle()
@@ -63,6 +64,12 @@ def test_every_export_holds_the_masks(page, server, clip):
             assert (matte[ids == object_id] > 84).all()  # it was the largest of three
         expected = draw_masks(server.annotator.opened.workspace.image(t), ids)
         assert abs(drawn[t].astype(int) - expected).mean() < 12
+
+    shutil.rmtree(tmp_path / "work/exports")
+    (tmp_path / "work/exports").write_text("a file where the folder should be")
+    page.page.get_by_text("masks.zip").click()
+    page.wait("document.getElementById('status').textContent.includes('exports')")
+    assert "400" in page.faults.pop()
 
 
 @pytest.mark.parametrize("mask", ["noise", "holes", "full", "empty"])

@@ -265,6 +265,8 @@ def test_unusual_videos(begin, tmp_path):
         assert server.ask("PUT", "mask/0?complete=1", pack(mask))[0] == 204
         assert server.ask("POST", "propagate?frame=0&direction=both", b"")[0] == 204
         assert wait(server)["message"] is None
+        assert server.ask("GET", "export/all.zip")[0] == 404
+        assert server.ask("POST", "export/all.zip", b"")[0] == 204
         status, body = server.ask("GET", "export/all.zip")
         assert status == 200 and len(zipfile.ZipFile(BytesIO(body)).namelist()) == 5
 
