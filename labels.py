@@ -76,15 +76,15 @@ def strays(labels: torch.Tensor, before: torch.Tensor, object_ids: Sequence[int]
     """The parts of the objects that are not connected to where the objects were in the frame before, K×H×W bool.
 
     labels, before: H×W ids, now and then; H and W are multiples of 16. Parts are connected through cells of 16×16
-    pixels that hold any of the object, from the cells that held it before and those beside them. An object of which
-    nothing was there, or nothing is left there, may have appeared anywhere: it has no strays.
+    pixels that hold any of the object, from the cells that held it before and those beside them. An object that has
+    more cells elsewhere than connected ones has no strays: it is new, has jumped, or had been lost.
     """
     ids = torch.tensor(object_ids, device=labels.device)[:, None, None]
     now, was = (F.max_pool2d((there == ids).float(), CELL) for there in (labels, before))
     reached, grown = now, torch.minimum(F.max_pool2d(was, 3, 1, 1), now)
     while not torch.equal(reached, grown):
         reached, grown = grown, torch.minimum(F.max_pool2d(grown, 3, 1, 1), now)
-    stray = (now > reached) & reached.flatten(1).any(1)[:, None, None]
+    stray = (now > reached) & (2 * reached.sum((1, 2)) >= now.sum((1, 2)))[:, None, None]
     return stray.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
 
 

@@ -40,3 +40,5 @@ def test_strays_are_parts_apart_from_where_the_object_was():
     assert torch.equal(strays(now, before, [7, 9, 4]), torch.cat([apart[None] == 7, nothing]))
     now[0, 111] = 7  # a cell counts whole if it holds any pixel of the object
     assert strays(now, before, [7, 9, 4])[0].sum() == 2 * 16**2
+    now[32:, 64:] = 7  # more than what is connected
+    assert not strays(now, before, [7, 9, 4]).any()
