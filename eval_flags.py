@@ -9,7 +9,7 @@ from typing import get_args
 
 from datasets.frames import read_names
 from datasets.listing import SPLITS, davis_videos
-from model.config import MEMORIES
+from model.config import MEMORIES, PROTOCOL
 from util.errors import InputError, Parser
 from util.settings import DeviceName
 
@@ -23,7 +23,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     """A parser with the flags that all eval scripts share.
 
     ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended``.
-    ``doc``: the script's docstring. Its first paragraph becomes the description, the rest the epilog.
+    ``doc``: the script's docstring, see `Parser`.
     """
     parser = Parser(doc, EPILOG)
     add = parser.add_argument
@@ -33,7 +33,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; videos and frames in it that an earlier run has finished are kept"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
-    parser.set_defaults(protocol={"top_k": top_k, "mem_every": 3, "include_last": False, "local": False})
+    parser.set_defaults(protocol={"top_k": top_k, **PROTOCOL})
     top_help = f"number of memory positions that each pixel reads (default {top_k})"
     add("--top", type=_at_least(1), dest="top_k", metavar="K", help=top_help)
     add("--mem_every", type=_at_least(1), metavar="N", help="memorise every N-th frame (default 3)")

@@ -43,7 +43,8 @@ def run(
     given = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
-    settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": inference["top_k"]}
+    top_k = inference.pop("top_k")
+    settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": top_k}
     settings |= {"memory": config.memory, "max_memory_frames": args.max_memory_frames, "size": args.size}
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
         half = half_precision(device) if args.amp else None
@@ -59,11 +60,9 @@ def run(
             network,
             videos,
             args.output,
-            make_memory=partial(make_memory, config, inference["top_k"], args.max_memory_frames),
+            make_memory=partial(make_memory, config, top_k, args.max_memory_frames),
             device=device,
-            mem_every=inference["mem_every"],
-            include_last=inference["include_last"],
-            local=inference["local"],
+            **inference,
             precision=precision,
             binary=binary,
             subfolder=subfolder,

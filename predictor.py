@@ -23,6 +23,7 @@ from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from labels import confidences, object_map
+from model.config import PROTOCOL
 from model.network import Network, load_network
 from model.optimized import optimized_copy
 from session import FrameResult, Session
@@ -30,7 +31,7 @@ from util.device import half_precision, pick_device
 from util.errors import InputError
 
 # Where neither the caller nor the weights say otherwise.
-DEFAULTS: dict[str, Any] = {"top_k": 50, "mem_every": 3, "include_last": False, "local": False}
+DEFAULTS: dict[str, Any] = {"top_k": 50, **PROTOCOL}
 STREAM_FRAMES = 20  # memory frames for a stream of unknown length
 
 

@@ -20,7 +20,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the shared flags; the first paragraph of ``doc`` is the description, the rest the examples."""
+    """A parser with the shared flags; ``doc``: see `Parser`."""
     parser = Parser(doc)
     add = parser.add_argument
     add("--repeats", type=int, default=repeats, metavar="N", help="timings, after an untimed one (default %(default)s)")
