@@ -110,7 +110,6 @@ class InferenceCore:
         is_memory = bool(decided) or abs(frame - self._last_memory) >= self.mem_every
         self._time, self._size = frame, image.shape
         if not decided and self.absent.issuperset(known):
-            self._places = None
             background = torch.eye(len(known) + 1, 1, device=image.device)
             return background[..., None].repeat(1, *image.shape[-2:]) if needed else None
         if not (needed or is_memory or self.include_last or self.local):
@@ -211,8 +210,10 @@ class InferenceCore:
             probs[:, [self.object_ids.index(i) for i in self.absent]] = 0
         prob = torch.softmax(soft_aggregate(probs), dim=1)
         if self.local and self._places is not None:
-            stray = strays(self._labels(prob), self._places, self.object_ids)
-            prob = torch.softmax(soft_aggregate(probs.masked_fill(stray, 0)), dim=1) if stray.any() else prob
+            # What one object loses another may win, which has it no more in its place.
+            while (stray := strays(self._labels(prob), self._places, self.object_ids)).any():
+                probs = probs.masked_fill(stray, 0)
+                prob = torch.softmax(soft_aggregate(probs), dim=1)
         return prob
 
     def _labels(self, prob: torch.Tensor) -> torch.Tensor:

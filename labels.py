@@ -35,8 +35,8 @@ def given_ids(mask: torch.Tensor, image: torch.Tensor) -> list[int]:
     if mask.device != image.device:
         raise ValueError(f"mask on {mask.device}: expected it on the image's {image.device}")
     ids = [int(i) for i in mask.unique().tolist()]
-    if ids[0] < 0:
-        raise ValueError(f"mask with id {ids[0]}: expected object ids from 1, 0 for background")
+    if wrong := [i for i in ids if not 0 <= i <= 255]:
+        raise ValueError(f"mask with id {wrong[0]}: expected object ids from 1 to 255, 0 for background")
     return [i for i in ids if i > 0]
 
 

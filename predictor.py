@@ -23,7 +23,7 @@ from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from labels import confidences, object_map
-from model.config import PROTOCOL
+from model.config import PROTOCOL, InferenceSettings
 from model.network import Network, load_network
 from model.optimized import optimized_copy
 from session import FrameResult, Session
@@ -56,7 +56,7 @@ def segment(
     """Run a video through the engine, frame by frame; all frames have results if ``all_frames``, else the needed ones.
 
     ``complete``: see `InferenceCore.step`. ``skip``: names of frames whose results are not needed after all; only
-    those that enter the memory are still segmented, which makes the results of the others the same bit for bit.
+    those on which others depend are still segmented, so that the results of the others are the same bit for bit.
     Raises `InputError` for a damaged frame, and for a result that is not finite.
     """
     with closing(iter(video)) as frames:
@@ -122,8 +122,8 @@ class VideoPredictor:
                 raise InputError(f"{name}={value!r}: expected a whole number from {least}")
         self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
         self.device = network.mean.device
-        given = {"top_k": top_k, "mem_every": mem_every, "include_last": include_last, "local": local}
-        settings = DEFAULTS | network.recommended.given() | {k: v for k, v in given.items() if v is not None}
+        given = InferenceSettings(top_k, mem_every, include_last, local).given()
+        settings = DEFAULTS | network.recommended.given() | given
         self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
         self.precision = half_precision(self.device) if amp else None
 

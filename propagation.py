@@ -120,6 +120,8 @@ def segment_span(
         mask: returns the user's mask h×w of a frame, if there is one.
         on_key: is called with the number and the key 1×Ck×h'×w' of each frame that was encoded.
     """
+    if not span.object_ids:  # all masks are empty
+        return
     for index, user in span.user_frames.items():
         given = mask(index)
         assert given is not None

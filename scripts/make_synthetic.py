@@ -1,6 +1,9 @@
 """Write generated videos with exact masks, in the folder layout of a benchmark.
 
 python scripts/make_synthetic.py --output output/synthetic --layout davis2017 --num_videos 2
+python scripts/make_synthetic.py --layout youtube --output data/YouTube --num_objects 4 --late 2
+
+The second writes ten videos of four objects, two of which enter later, where eval_youtube.py looks for its data.
 """
 
 import sys
@@ -35,9 +38,6 @@ layouts (DIR is --output, SPLIT is --split; a VIDEO is named after its seed, suc
   generic    DIR/JPEGImages/VIDEO, DIR/Annotations/VIDEO (each object's first mask), DIR/GroundTruth/VIDEO
 
 Nothing but the videos and lists of an earlier run is ever replaced: the program stops before it writes anything.
-
-example, ten videos of four objects, two of which enter later, where eval_youtube.py looks for its data:
-  python scripts/make_synthetic.py --layout youtube --output data/YouTube --num_objects 4 --late 2
 """
 
 # The list of videos, if any, and the folders that hold a folder for each: JPEGImages its frames, GroundTruth the ids of
@@ -131,7 +131,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__.split("\n\n")[0], EPILOG)
+    parser = Parser(__doc__, EPILOG)
     parser.add_argument("--output", type=Path, help="folder to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="davis2017")
     parser.add_argument("--split", help="name of the list or folder of the videos (default: val; youtube: valid)")

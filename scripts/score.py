@@ -1,7 +1,8 @@
 r"""Score predicted masks against ground truth: J, F and J&F as DAVIS and YouTube-VOS define them.
 
-python scripts/score.py data/DAVIS/2017/trainval/Annotations/480p output/davis17 \
-    --videos datasets/lists/davis2017_val.txt
+python scripts/score.py my/truth my/masks
+python scripts/score.py data/DAVIS/2016/Annotations/480p output/davis16 --videos datasets/lists/davis2016_val.txt \
+    --csv scores.csv --json scores.json --plot scores.png --images data/DAVIS/2016/JPEGImages/480p
 """
 
 import sys
@@ -25,11 +26,6 @@ from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, read_json, write_bytes
 
 EPILOG = """
-examples:
-  python scripts/score.py my/truth my/masks
-  python scripts/score.py data/DAVIS/2016/Annotations/480p output/davis16 --videos datasets/lists/davis2016_val.txt \\
-      --csv scores.csv --json scores.json --plot scores.png --images data/DAVIS/2016/JPEGImages/480p
-
 Both folders contain VIDEO/FRAME.png, or the frames of one video: palette or grey PNGs whose values are object ids, or
 0/255 for a single object. An object is scored from the frame after its first one in the ground truth to the last but
 one of the video: the first mask is given to the program, and the official protocol skips the last frame.
@@ -107,7 +103,7 @@ def write_json(path: Path, scores: Scores, groups: Mapping[str, Summary]) -> Non
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(__doc__.split("\n\n")[0], EPILOG)
+    parser = Parser(__doc__, EPILOG)
     add = parser.add_argument
     add("truth", type=Path, help="folder of ground-truth masks")
     add("prediction", type=Path, help="folder of predicted masks")

@@ -40,6 +40,7 @@ CASES = [
     (eval_generic, [*FOLDER, "--data_path", LONG], "error: a"),
     (eval_generic, [*FOLDER, "--output", ""], "--output: has an empty value"),
     (eval_generic, [*FOLDER, "--output="], "--output=: has an empty value"),
+    (score, ["data/Annotations", ""], "error: an argument: has an empty value"),
     (eval_generic, [*FOLDER, "--output", "loop"], "loop"),
     (eval_generic, [*FOLDER, "--output", "loop/below"], "loop"),
     (eval_generic, [*FOLDER, "--size", DIGITS], "argument --size: "),

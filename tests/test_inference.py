@@ -187,6 +187,24 @@ def test_local_objects_stay_in_one_place(make_core, kind):
 
 
 @every_kind
+def test_what_one_local_object_loses_no_other_wins(make_core, kind):
+    core = make_core(kind, mem_every=1, local=True)
+    frames, mask = torch.rand(3, 3, 48, 160), torch.zeros(48, 160, dtype=torch.int64)
+    mask[:, :20], mask[:, 40:60] = 1, 2
+
+    def decode(readout, features):
+        logits = torch.full((1, 2, 48, 160), -9.0)
+        logits[0, 0, :, :20] = logits[0, 1, :, 40:60] = 9
+        logits[0, 0, :, 130:140] = 3 if core._time == 1 else -9  # something similar, more so to the first
+        logits[0, 1, :, 130:140] = 1.5
+        return logits, None
+
+    core.network.decode = decode
+    for prob in (core.step(frame, {0: mask}.get(t)) for t, frame in enumerate(frames)):
+        assert torch.equal(prob.argmax(0), mask)
+
+
+@every_kind
 def test_reannotation(make_core, kind):
     """A known id that is given again takes exactly the new mask; one that is not given keeps what is left."""
     frames, mask = clip(5, 32, 48, ids=(3, 4))
@@ -344,6 +362,7 @@ REFUSED = {
     "mask on another device": (lambda image, mask: (image, mask.to("meta")), "mask on meta: expected .* cpu"),
     "floats": (lambda image, mask: (image, mask.float()), "float32: expected integer object ids"),
     "negative": (lambda image, mask: (image, mask - 1), "id -1: expected object ids from 1"),
+    "large": (lambda image, mask: (image, mask + 255), "id 256: expected object ids from 1 to 255"),
 }
 
 

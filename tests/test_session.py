@@ -124,6 +124,14 @@ def test_corrections_redo_what_they_change_and_equal_a_fresh_session(new_session
     np.testing.assert_array_equal(results(session), results(fresh))
 
 
+def test_a_session_without_objects_is_background(new_session):
+    session = new_session()
+    session.annotate(6, mask(1), complete=True)
+    session.propagate()
+    session.remove(1)
+    assert session.propagate() and not results(session).any()
+
+
 def test_the_end_of_a_video_is_segmented_from_three_masks(new_session):
     session = new_session()
     for index in (1, 3, 5, 7):

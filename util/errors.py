@@ -53,8 +53,9 @@ class Parser(argparse.ArgumentParser):
 def refuse_empty(words: Sequence[str]) -> None:
     """Raises `InputError` for an empty argument of a program, which an unset variable of the shell leaves behind."""
     for before, word in zip(["", *words], words, strict=False):
-        if not word or word.startswith("--") and word.endswith("="):
-            raise InputError(f"{word or before or 'argument'}: has an empty value; expected another")
+        if not word or re.fullmatch("--[^=]+=", word):
+            flag = word or (before if before.startswith("-") else "an argument")
+            raise InputError(f"{flag}: has an empty value; expected another")
 
 
 def one_line(message: str) -> str:
