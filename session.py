@@ -19,6 +19,7 @@ from propagation import Span, UserFrame, all_ids, decides_all, segment_span, spa
 from util.errors import InputError
 
 LOOK_CELLS = 4, 4  # rows and columns, see `Session._look`
+TIE = 1e-9  # what a frame that is sure or looks like a user frame has to say in `Session.next_frame`
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +176,9 @@ class Session:
     def next_frame(self) -> int:
         """The frame whose mask is expected to help most, from how uncertain, new and far from any mask the frames are.
 
-        Each frame without a mask votes for those that are nearer to it than any mask, itself the most. Its vote is the
-        mean doubt of its objects times how unlike the user frames it looks. Raises `InputError` if there is no frame
-        left, or no result yet.
+        Each frame without a mask votes for those that are nearer to it than any mask, by as much as they are nearer,
+        times the mean doubt of its objects, times how unlike the user frames it looks. Raises `InputError` if there is
+        no frame left, or no result yet.
         """
         left = [index for index in self._results if index not in self._user_frames and index in self._looks]
         known = [index for index in self._user_frames if index in self._looks]
@@ -189,7 +190,7 @@ class Session:
             doubt = 1 - np.mean(list(self._results[index].confidence.values()) or [0.0])
             distance = min(abs(index - user) for user in self._user_frames)
             near = np.arange(max(0, index - distance + 1), min(len(self), index + distance))
-            votes[near] += doubt * novelty * (1 - abs(near - index) / distance)
+            votes[near] += (doubt * novelty + TIE) * (distance - abs(near - index))
         return max(left, key=lambda index: votes[index])
 
     def _spans(self) -> list[Span]:

@@ -233,6 +233,18 @@ def test_a_correction_helps_the_frames_around_it():
     assert suggested >= 5
 
 
+def test_suggestions_divide_a_still_video(tiny_network):
+    """Where no frame is newer or less sure than another, they are those that bring a mask nearest to all frames."""
+    session = VideoPredictor(tiny_network()).session(FRAMES[:1] * 13)
+    session.annotate(0, mask(1))
+    for _ in range(4):
+        session.propagate()
+        suggested, masks = session.next_frame(), session.annotated
+        distances = [sum(min(abs(i - m) for m in (*masks, new)) for i in range(13)) for new in range(13)]
+        assert suggested not in masks and distances[suggested] == min(distances)
+        session.annotate(suggested, mask(1))
+
+
 def test_random_access_equals_the_stream(tmp_path):
     """A video file with B-frames and distant key frames, read backwards, in jumps and forwards; a folder; arrays."""
     path = write_video(tmp_path / "clip.mp4", 60, (32, 48), g="25", bf="3")
