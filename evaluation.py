@@ -90,8 +90,7 @@ def evaluate(
     finished videos made with other settings. A video that fails later (damaged frame, disk full, out of memory) is
     listed in ``failed``, does not count as finished, and does not affect the other videos.
     """
-    settings = settings | {"mem_every": mem_every, "include_last": include_last, "binary": binary}
-    settings |= {"local": True} if local else {}  # results of versions without it stay finished
+    settings = settings | {"mem_every": mem_every, "include_last": include_last, "local": local, "binary": binary}
     settings["precision"] = str(precision).removeprefix("torch.")
     segmented: dict[str, Segmented] = {}
     failed: dict[str, str] = {}

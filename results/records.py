@@ -70,7 +70,7 @@ class VideoResults:
                 )
         if len(intact) < len(files):
             return False
-        different = [key for key, value in {**made_with, **self.made_with}.items() if made_with.get(key) != value]
+        different = self._different(made_with)
         if different and not overwrite_changed:
             raise InputError(
                 f"{self.folder}: contains finished results of a run with different {', '.join(different)};"
@@ -106,7 +106,7 @@ class VideoResults:
     def _finished_frames(self) -> dict[str, str]:
         """The intact PNGs, and their checksums, of a run with the same settings, frames and masks."""
         made_with, files = self._read()
-        if made_with != self.made_with:
+        if self._different(made_with):
             return {}
         for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
             with suppress(ValueError, TypeError):  # the last line of a killed run
@@ -121,6 +121,11 @@ class VideoResults:
             return dict(content["made_with"]), dict(content["files"])
         except (ValueError, KeyError, TypeError):
             return {}, {}
+
+    def _different(self, made_with: dict) -> list[str]:
+        """What differs in a record's ``made_with``. A missing setting, as in other versions, is false or none."""
+        names = {**made_with, **self.made_with}
+        return [name for name in names if (made_with.get(name) or None) != (self.made_with.get(name) or None)]
 
     def _is_intact(self, name: str, checksum: str) -> bool:
         try:

@@ -142,6 +142,13 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
         patch.setattr(eval_program, "run", partial(eval_program.run, binary=True))
         assert "with different binary;" in evaluate(eval_generic, *run)[2]
     assert "1 already finished" in evaluate(eval_generic, *run)[1]
+    record = tmp_path / "out/.records/a.json"
+    record.write_text(record.read_text().replace('"local": false, ', ""))  # of a version without it
+    assert "1 already finished" in evaluate(eval_generic, *run)[1]
+    record.write_text(record.read_text().replace('"binary": false', '"binary": true, "sharper": true'))
+    assert "with different binary, sharper;" in evaluate(eval_generic, *run)[2]
+    assert evaluate(eval_generic, *run, "--local", "--overwrite")[0] == 0
+    assert "with different local;" in evaluate(eval_generic, *run)[2]
 
     run = ["--yv_path", make_youtube(tmp_path / "youtube", ["aa"]), "--output", tmp_path / "youtube_out"]
     assert evaluate(eval_youtube, *run)[0] == 0
