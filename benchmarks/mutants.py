@@ -97,7 +97,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "self._temporary = context if temporary else None": "self._temporary = context",
         "sum(contexts) / len(contexts)": "sum(contexts)",
     },
-    ("inference_core.py", "test_inference.py"): {
+    ("inference_core.py", "test_inference.py tests/test_local.py"): {
         "abs(frame - self._last_memory) >= self.mem_every": "abs(frame - self._last_memory) > self.mem_every",
         "prob[:, 1:].masked_fill(mask > 0, 0)": "prob[:, 1:]",
         "decided, not is_memory)": "decided, False)",
@@ -107,7 +107,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "is_memory or self.include_last or self.local)": "is_memory or self.include_last)",
         "self._places = None if mask is None else": "self._places = None if mask is not None else",
     },
-    ("labels.py", "test_label_map.py tests/test_evaluation.py"): {
+    ("labels.py", "test_label_map.py tests/test_local.py tests/test_evaluation.py"): {
         "channel > best": "channel >= best",
         'mode="bilinear", align_corners=False': 'mode="nearest"',
         "best = torch.maximum(best, channel)": "best = channel",

@@ -25,12 +25,22 @@ import pytest
 import torch
 
 import eval_program
-from model.config import NetworkConfig
+from inference_core import InferenceCore
+from inference_memory_bank import make_memory
+from model.config import MEMORIES, NetworkConfig
 from model.network import Network, save_network
 from tests.server import Server
 
 if ISA and torch.backends.cpu.get_cpu_capability() != "AVX2":
     raise RuntimeError(f"VOS_TEST_ISA=avx2: PyTorch runs {torch.backends.cpu.get_cpu_capability()} kernels instead")
+
+# Kinds of memory: settings of the network, and of its memory.
+KINDS: dict[str, tuple[dict, dict]] = {
+    **{name: ({"memory": name}, {"top_k": 20}) for name in MEMORIES},
+    "bounded": ({}, {"top_k": 20, "max_frames": 2}),
+    "anchored": ({"memory": "global_context", "gc_update": "anchored"}, {}),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 TINY = {"backbone": "resnet18", "key_dim": 16, "value_dim": 32, "decoder_dim": 16}
 
@@ -55,6 +65,18 @@ def make_network(preset: str = "gsfm", **overrides: Any) -> Network:
 def tiny_network() -> Callable[..., Network]:
     """``tiny_network(preset="gsfm", **overrides)``, see `make_network`."""
     return make_network
+
+
+@pytest.fixture
+def make_core() -> Callable[..., InferenceCore]:
+    """``make_core(kind="space_time", **options)``: an engine with a random network and one of `KINDS`."""
+
+    def make(kind="space_time", **options):
+        overrides, memory = KINDS[kind]
+        network = make_network(**overrides)
+        return InferenceCore(network, functools.partial(make_memory, network.config, **memory), **options)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -8,26 +8,9 @@ import torch.nn.functional as F
 
 from inference_core import InferenceCore
 from inference_memory_bank import SpaceTimeMemory, make_memory
-from model.config import MEMORIES
 from model.network import FrameFeatures
 from model.tensor import soft_aggregate
-
-KINDS: dict[str, tuple[dict, dict]] = {
-    **{name: ({"memory": name}, {"top_k": 20}) for name in MEMORIES},
-    "bounded": ({}, {"top_k": 20, "max_frames": 2}),
-    "anchored": ({"memory": "global_context", "gc_update": "anchored"}, {}),
-}
-every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture
-def make_core(tiny_network):
-    def make(kind="space_time", **options):
-        overrides, memory = KINDS[kind]
-        network = tiny_network(**overrides)
-        return InferenceCore(network, functools.partial(make_memory, network.config, **memory), **options)
-
-    return make
+from tests.conftest import every_kind
 
 
 def clip(length, height, width, ids=(1,)):
@@ -146,62 +129,6 @@ def test_include_last_reads_the_previous_frame(make_core, kind):
             logits, _ = network.decode(memory.read(features[t].key), features[t])
             expected = torch.softmax(soft_aggregate(torch.sigmoid(logits)), dim=1)[0]
             assert torch.allclose(probs[t], expected, atol=1e-5)
-
-
-@every_kind
-def test_local_objects_stay_in_one_place(make_core, kind):
-    """What is found elsewhere is neither in the result nor in the memory, unless nothing is left around the place."""
-    core = make_core(kind, mem_every=1, local=True)
-    frames, mask = torch.rand(6, 3, 48, 160), torch.zeros(48, 160, dtype=torch.int64)
-    mask[:, :20] = 3
-    # Columns of the object, as the network finds it: moved, and a second one at the right.
-    found = {1: [(0, 30), (130, 160)], 2: [(30, 44), (130, 150)], 3: [], 4: [(120, 160)], 5: [(0, 30), (120, 160)]}
-    memorised, encode = [], core.network.encode_value
-
-    def decode(readout, features):
-        logits = torch.full((1, 1, 48, 160), -9.0)
-        for left, right in found[core._time]:
-            logits[..., left:right] = 9
-        return logits, None
-
-    def encode_value(image, f16, masks):
-        memorised.append(masks[0, 0, 0] > 0.5)
-        return encode(image, f16, masks)
-
-    core.network.decode, core.network.encode_value = decode, encode_value
-    probs = [core.step(frame, {0: mask}.get(t), needed=t != 1) for t, frame in enumerate(frames)]
-    for t, columns in {1: (0, 30), 2: (30, 44), 4: (120, 160), 5: (120, 160)}.items():
-        expected = torch.zeros(160, dtype=torch.bool)
-        expected[slice(*columns)] = True
-        assert torch.equal(probs[t][1, 0] > 0.5, expected), t
-        assert t == 5 or torch.equal(memorised[t], expected)  # the last frame is never memorised
-    core.restart(0, mask=mask)
-    assert core.step(frames[1])[1, 0, 120:].max() < 0.5
-    core.memorise(frames[0], mask.flip(1), 0)
-    assert core.step(frames[1])[1, 0, :30].max() < 0.5
-    core.restart(0)
-    assert (core.step(frames[1])[1, 0] > 0.5).sum() == 60
-    core = make_core(kind, mem_every=9, local=True)
-    core.step(frames[0], mask)
-    assert core.step(frames[1], needed=False) is not None  # the next frame depends on it
-
-
-@every_kind
-def test_what_one_local_object_loses_no_other_wins(make_core, kind):
-    core = make_core(kind, mem_every=1, local=True)
-    frames, mask = torch.rand(3, 3, 48, 160), torch.zeros(48, 160, dtype=torch.int64)
-    mask[:, :20], mask[:, 40:60] = 1, 2
-
-    def decode(readout, features):
-        logits = torch.full((1, 2, 48, 160), -9.0)
-        logits[0, 0, :, :20] = logits[0, 1, :, 40:60] = 9
-        logits[0, 0, :, 130:140] = 3 if core._time == 1 else -9  # something similar, more so to the first
-        logits[0, 1, :, 130:140] = 1.5
-        return logits, None
-
-    core.network.decode = decode
-    for prob in (core.step(frame, {0: mask}.get(t)) for t, frame in enumerate(frames)):
-        assert torch.equal(prob.argmax(0), mask)
 
 
 @every_kind

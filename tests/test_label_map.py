@@ -2,7 +2,7 @@
 
 import torch
 
-from labels import confidences, label_map, strays
+from labels import confidences, label_map
 from model.tensor import pad_to_multiple, unpad
 
 
@@ -27,18 +27,3 @@ def test_confidence_is_the_margin_along_the_outline_or_the_least_one_without_out
     prob[0, 5, 25], prob[2, 5, 25] = 0.51, 0.49
     assert confidences(prob, [4, 7])[7] < 0.03  # nearly there
     assert abs(confidences(torch.tensor([0.2, 0.8]).view(2, 1, 1).repeat(1, 4, 4), [1])[1] - 0.6) < 1e-6
-
-
-def test_strays_are_parts_apart_from_where_the_object_was():
-    def cells(*rows):  # a digit for each cell of 16×16 pixels
-        return torch.tensor([list(map(int, row)) for row in rows]).repeat_interleave(16, 0).repeat_interleave(16, 1)
-
-    before = cells("7000000", "0000009", "0000000")
-    # Object 7 has moved by a cell; a part is connected to it, others are not. 9 has jumped, and 4 is new.
-    now, apart = cells("0777000", "0004070", "4990000"), cells("0000000", "0000070", "0000000")
-    nothing = torch.zeros(2, 48, 112, dtype=torch.bool)
-    assert torch.equal(strays(now, before, [7, 9, 4]), torch.cat([apart[None] == 7, nothing]))
-    now[0, 111] = 7  # a cell counts whole if it holds any pixel of the object
-    assert strays(now, before, [7, 9, 4])[0].sum() == 2 * 16**2
-    now[32:, 64:] = 7  # more than what is connected
-    assert not strays(now, before, [7, 9, 4]).any()
