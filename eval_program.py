@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 
+from adaptation import OnStep, adapted_copy
 from datasets.video import Video
 from evaluation import evaluate
 from inference_core import FrameNetwork
 from inference_memory_bank import make_memory
 from model.config import InferenceSettings
-from model.network import load_network
+from model.network import Network, load_network
 from model.optimized import optimized_copy
 from model.weights import weights_file
+from propagation import UserFrame
 from scoring.folders import format_table, score_folders
 from util.device import divide_cores, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
@@ -34,22 +36,33 @@ def run(
 
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
+    if args.adapt and args.compile:
+        raise InputError("--adapt: every video has a network of its own, too short-lived for --compile; expected one")
     args.model = weights_file(args.model)
     check_is_file(args.model, "a file for --model")
     device = pick_device(args.device, local_rank())
     divide_cores(device)
     network = load_network(args.model, device)
-    config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
+    config = network.config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
     given = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
     top_k = inference.pop("top_k")
     settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": top_k}
-    settings |= {"memory": config.memory, "max_memory_frames": args.max_memory_frames, "size": args.size}
+    settings |= {
+        "memory": config.memory,
+        "max_memory_frames": args.max_memory_frames,
+        "size": args.size,
+        "adapt": args.adapt,
+    }
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
         half = half_precision(device) if args.amp else None
         precision = gather(half or torch.float32)[0]  # all processes must agree
-        network = optimized_copy(network, args.compile, precision, in_place=True)
+        adapt = None
+        if args.adapt:
+            adapt = partial(_adapt, network, args, None if precision is torch.float32 else precision)
+        else:
+            network = optimized_copy(network, args.compile, precision, in_place=True)
         keep_freed_memory(device)
         if rank() == 0:
             _announce(args, videos, device, precision)
@@ -60,6 +73,7 @@ def run(
             network,
             videos,
             args.output,
+            adapt=adapt,
             make_memory=partial(make_memory, config, top_k, args.max_memory_frames),
             device=device,
             **inference,
@@ -73,6 +87,22 @@ def run(
             overwrite_changed=args.overwrite_changed,
             inputs=[args.model],
         )
+
+
+def _adapt(
+    network: Network, args: argparse.Namespace, precision: torch.dtype | None, video: Video, on_step: OnStep
+) -> Network:
+    """The network for a video, fitted to the masks that are given."""
+    masks = {index: UserFrame.of(ids, complete=False) for index, ids in video.given().items()}
+    return adapted_copy(
+        network,
+        video.frames(),
+        masks,
+        steps=args.adapt,
+        short_side=args.size,
+        precision=precision,
+        on_step=on_step,
+    )
 
 
 def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.device, precision: torch.dtype) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from adaptation import OnStep
 from datasets.images import read_mask, write_mask
 from datasets.video import Video
 from inference_core import FrameNetwork, InferenceCore
@@ -56,6 +57,7 @@ def evaluate(
     *,
     make_memory: Callable[..., Any],
     device: torch.device,
+    adapt: Callable[[Video, OnStep], FrameNetwork] | None = None,
     mem_every: int = 3,
     include_last: bool = False,
     local: bool = False,
@@ -76,6 +78,7 @@ def evaluate(
     Args:
         network: in eval mode, on ``device``.
         make_memory: returns an empty memory, with room for ``reserve`` frames (`inference_memory_bank.make_memory`).
+        adapt: returns the network for a video, in place of ``network``.
         mem_every, include_last, local: see `InferenceCore`.
         precision: autocast to this type unless it is float32 (`util.device.half_precision`).
         binary: write grey 0/255 PNGs instead of palette PNGs of object ids.
@@ -118,8 +121,9 @@ def evaluate(
         for place, result in as_free(list(enumerate(remaining, start=1))):
             video = result.video
             memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
-            core = InferenceCore(network, memory, mem_every, include_last, local)
             try:
+                own = network if adapt is None else adapt(video, partial(progress.adapting, video))
+                core = InferenceCore(own, memory, mem_every, include_last, local)
                 # Around all frames, because autocast caches the weights that it has cast.
                 with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
                     kept = result.begin(overwrite)
@@ -198,6 +202,12 @@ class _Progress:
         if time.monotonic() - self.last_line >= PROGRESS_SECONDS:
             total = f" of {video.num_frames}" if video.num_frames else ""
             self._print(f"{video.name}: {frames}{total} frames so far, {frames / seconds:.2f} frames/s")
+
+    def adapting(self, video: Video, steps: int, total: int) -> None:
+        """The network has been fitted to the masks of ``video`` for ``steps`` of ``total``."""
+        self.bar.update(self.frames, video=f"fit {steps}/{total}")
+        if steps == total or time.monotonic() - self.last_line >= PROGRESS_SECONDS:
+            self._print(f"{video.name}: fitted to its masks, {steps} of {total} steps")
 
     def end(self, video: Video, segmented: Segmented | None, left: int) -> None:
         """``video`` is complete, or has failed (None); ``left`` videos had not been begun when it was."""

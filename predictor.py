@@ -5,8 +5,9 @@ for frame in predictor.segment("clip.mp4", {0: "first.png"}):
     frame.index, frame.ids, frame.confidence
 """
 
+import copy
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from adaptation import STEPS, adapted_copy
 from datasets.access import MaskSource, Source, check_frame_number, load_mask, open_frames, open_video
 from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
@@ -26,6 +28,7 @@ from labels import confidences, object_map
 from model.config import PROTOCOL, InferenceSettings
 from model.network import Network, load_network
 from model.optimized import optimized_copy
+from propagation import UserFrame
 from session import FrameResult, Session
 from util.device import half_precision, pick_device
 from util.errors import InputError
@@ -92,6 +95,18 @@ def _with_masks(video: Video, masks: Mapping[int, np.ndarray]) -> Generator[Vide
         check_frame_number(number, index + 1)
 
 
+def _load_masks(masks: Mapping[int, MaskSource], size: tuple[int, int], length: int | None) -> dict[int, np.ndarray]:
+    """H×W uint8 ids of each frame. Raises `InputError` unless all fit a video of ``size`` (H, W), and one has ids."""
+    if not isinstance(masks, Mapping):
+        raise InputError(f"masks: is a {type(masks).__name__}; expected a dict from frame number to mask")
+    given = {}
+    for index, mask in masks.items():
+        given[check_frame_number(index, length)] = load_mask(mask, f"mask of frame {index}", size)
+    if not any(mask.any() for mask in given.values()):
+        raise InputError("no mask holds an object; expected ids from 1")
+    return given
+
+
 class VideoPredictor:
     """A network and the settings that it segments videos with.
 
@@ -126,6 +141,7 @@ class VideoPredictor:
         settings = DEFAULTS | network.recommended.given() | given
         self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
         self.precision = half_precision(self.device) if amp else None
+        self._trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod
     def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
@@ -134,9 +150,12 @@ class VideoPredictor:
         ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
         holds no network, a device that is not there, and bad settings.
         """
-        network = load_network(Path(path), pick_device(device))
+        load = partial(load_network, Path(path), pick_device(device))
+        network = load()
         half = half_precision(network.mean.device) if settings.get("amp") else None
-        return cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
+        predictor = cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
+        predictor._trainable = load
+        return predictor
 
     def segment(
         self, video: Source, masks: Mapping[int, MaskSource], *, complete: bool = False
@@ -152,14 +171,9 @@ class VideoPredictor:
         Raises `InputError` at once for bad masks and videos, and later for a damaged frame or a mask behind the end.
         """
         opened = open_video(video, self.size)
-        if not isinstance(masks, Mapping):
-            raise InputError(f"masks: is a {type(masks).__name__}; expected a dict from frame number to mask")
-        length = opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None
-        given = {}
-        for index, mask in masks.items():
-            given[check_frame_number(index, length)] = load_mask(mask, f"mask of frame {index}", opened.size)
-        if not any(mask.any() for mask in given.values()):
-            raise InputError("no mask holds an object; expected ids from 1")
+        given = _load_masks(
+            masks, opened.size, opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None
+        )
         bound = self.max_memory_frames
         if bound is None and not opened.sources and not opened.num_frames:
             bound = STREAM_FRAMES
@@ -180,6 +194,26 @@ class VideoPredictor:
                 assert result.ids is not None and result.prob is not None
                 confidence = confidences(result.prob, core.object_ids) | dict.fromkeys(core.absent, 1.0)
                 yield FrameResult(index, result.ids, confidence)
+
+    def adapt(
+        self, video: Source, masks: Mapping[int, MaskSource], *, complete: bool = False, steps: int = STEPS
+    ) -> "VideoPredictor":
+        """A predictor of the same settings whose network is fitted to the masks of a video, see ``adaptation.py``.
+
+        Args:
+            video: a video file, a folder of images, or a list of H×W×3 uint8 RGB arrays.
+            masks, complete: as for `segment`.
+            steps: of training, which take one to two seconds each on two CPU cores.
+        Raises `InputError` as `segment` does, and if the network cannot be trained, because `optimized_copy` made it.
+        """
+        frames = open_frames(video)
+        given = _load_masks(masks, frames.size, frames.length)
+        user_frames = {index: UserFrame.of(mask, complete) for index, mask in given.items()}
+        adapted = copy.copy(self)
+        adapted.network = adapted_copy(
+            self._trainable(), frames, user_frames, steps=steps, short_side=self.size, precision=self.precision
+        )
+        return adapted
 
     def session(self, video: Source) -> Session:
         """Random access to a video, for corrections: a file, a folder, or a list of H×W×3 uint8 RGB arrays."""

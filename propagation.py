@@ -26,7 +26,12 @@ class UserFrame(NamedTuple):
     mask: np.ndarray  # H×W uint8
     ids: frozenset[int]  # that it holds
     complete: bool  # whether all other objects are absent
-    version: int  # differs for every annotation of a session
+    version: int = 0  # differs for every annotation of a session
+
+    @classmethod
+    def of(cls, mask: np.ndarray, complete: bool, version: int = 0) -> "UserFrame":
+        """With the ids of the mask H×W uint8."""
+        return cls(mask, frozenset(np.unique(mask).tolist()) - {0}, complete, version)
 
 
 def all_ids(user_frames: Mapping[int, UserFrame]) -> list[int]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.access import Frames, MaskSource, check_frame_number, load_mask
-from datasets.video import fit_mask, inference_size, make_frame
+from datasets.access import MaskSource, check_frame_number, load_mask
+from datasets.video import Frames, fit_mask, inference_size, make_frame
 from inference_core import InferenceCore
 from labels import object_map
 from propagation import Span, UserFrame, all_ids, decides_all, segment_span, spans
@@ -90,11 +90,11 @@ class Session:
         """
         index = check_frame_number(index, len(self))
         ids = load_mask(mask, f"mask of frame {index}", self.frames.size)
-        held = frozenset(int(i) for i in np.unique(ids) if i)
-        if not held and not complete:
+        user = UserFrame.of(ids, complete, self._version + 1)
+        if not user.ids and not complete:
             raise InputError(f"the mask of frame {index} holds no object; expected one, or complete=True")
-        self._version += 1
-        self._user_frames[index] = UserFrame(ids, held, complete, self._version)
+        self._version = user.version
+        self._user_frames[index] = user
 
     def forget(self, index: int) -> None:
         """Take back the mask of frame ``index``. Raises `InputError` if there is none."""

@@ -42,6 +42,13 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "masks = torch.softmax(logits, dim=1)[:, 1:]": "masks = first_masks",
         "soft_aggregate(torch.sigmoid(mask_logits) * valid)": "soft_aggregate(torch.sigmoid(mask_logits))",
     },
+    ("adaptation.py", "test_adaptation.py"): {
+        "parameter.lerp_(loaded, KEEP)": "parameter.lerp_(loaded, 1)",
+        "self._memory = self._make()": "self._memory = getattr(self, '_memory', None) or self._make()",
+        "clip.masks[:, -1:], clip.valid": "clip.masks[:, :1], clip.valid",
+        "masks[first].ids if masks[last].complete else masks[first].ids & masks[last].ids": "masks[first].ids",
+        "copy.deepcopy(network).requires_grad_()": "network.requires_grad_()",
+    },
     ("model/network.py", "test_reference.py"): {
         "return (image - self.mean) / self.std": "return image - self.mean",
     },

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -14,22 +13,11 @@ import numpy as np
 
 from datasets.frames import list_frames
 from datasets.images import read_image, read_mask
-from datasets.video import Video, VideoFrame, frames_video, make_frame
+from datasets.video import Frames, Video, VideoFrame, frames_video, image_frames, make_frame
 from util.errors import InputError
 
 Source = str | PathLike | Iterable[np.ndarray]
 MaskSource = str | PathLike | np.ndarray
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The frames of a video in any order; none is kept but the latest few of a video file."""
-
-    name: str
-    size: tuple[int, int]  # (H, W)
-    fps: Fraction
-    length: int
-    read: Callable[[int], np.ndarray]  # frame number from 0 → H×W×3 uint8 RGB; raises `InputError` for a damaged frame
 
 
 def open_video(source: Source, short_side: int) -> Video:
@@ -54,7 +42,7 @@ def open_video(source: Source, short_side: int) -> Video:
             yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
 
     length = len(source) if isinstance(source, list | tuple | np.ndarray) else 0
-    return Video("video", size, length, None, Fraction(24), (), (), jobs, workers=0)
+    return Video("video", size, length, None, Fraction(24), (), (), jobs, 0, dict, partial(open_frames, source))
 
 
 def _first(source: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
@@ -81,13 +69,10 @@ def open_frames(source: Source) -> Frames:
     path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
     if path.is_dir():
         files = list_frames(path)
-        size = read_image(files[0]).shape[:2]
-        return Frames(path.resolve().name, size, Fraction(24), len(files), lambda i: read_image(files[i], 1, size))
-    from datasets.video_file import Decoder, file_video
+        return image_frames(path.resolve().name, files, read_image(files[0]).shape[:2])
+    from datasets.video_file import file_video
 
-    video = file_video(path, {}, 1)
-    decoder = Decoder(path, video.size)
-    return Frames(video.name, video.size, video.fps, len(decoder.times), decoder.read)
+    return file_video(path, {}, 1).frames()
 
 
 def _array_frames(arrays: Sequence[np.ndarray] | np.ndarray) -> Frames:

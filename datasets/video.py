@@ -1,8 +1,8 @@
-"""A video to segment: a lazy stream of frames, decoded a few ahead by threads; here from image files."""
+"""Videos, as lazy streams of frames that threads decode a few ahead, or frame by frame; here, of image files."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +31,17 @@ class VideoFrame(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The frames of a video in any order; none is kept but the latest few of a video file."""
+
+    name: str
+    size: tuple[int, int]  # (H, W)
+    fps: Fraction
+    length: int
+    read: Callable[[int], np.ndarray]  # frame number from 0 → H×W×3 uint8 RGB; raises `InputError` for a damaged frame
+
+
+@dataclass(frozen=True)
 class Video:
     """Iteration yields `VideoFrame`s; a damaged frame raises `InputError` when its turn comes."""
 
@@ -43,6 +54,8 @@ class Video:
     sources: tuple[Path, ...]  # the files of the frames, or the video file
     jobs: Callable[[], Iterator[Callable[[], VideoFrame | None]]]  # one per frame; one that returns None ends the video
     workers: int  # threads that decode; 0: the caller's
+    given: Callable[[], dict[int, np.ndarray]]  # reads the given masks: frame number from 0 → H×W uint8
+    frames: Callable[[], Frames]  # opens it for random access; raises `InputError` for a stream
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
         jobs, pending = self.jobs(), deque[Future[VideoFrame | None]]()
@@ -77,6 +90,11 @@ def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
         return size
     height, width = (int(short_side * side / short) for side in size)
     return height, width
+
+
+def image_frames(name: str, files: Sequence[Path], size: tuple[int, int]) -> Frames:
+    """The frames in image ``files``, all of ``size`` (H, W)."""
+    return Frames(name, size, Fraction(24), len(files), lambda index: read_image(files[index], 1, size))
 
 
 def make_frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed: bool, short_side: int) -> VideoFrame:
@@ -150,4 +168,6 @@ def frames_video(
         sources=tuple(frames),
         jobs=lambda: (partial(load, path) for path in frames),
         workers=WORKERS,
+        given=lambda: {i: read(masks[stem]) for i, stem in enumerate(names) if stem in masks},
+        frames=lambda: image_frames(name, frames, size),
     )

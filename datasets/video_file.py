@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.frames import check_name
 from datasets.images import read_mask
-from datasets.video import Video, VideoFrame, check_masks, make_frame
+from datasets.video import Frames, Video, VideoFrame, check_masks, make_frame
 from util.errors import InputError
 from util.files import check_is_file
 
@@ -96,7 +96,14 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         sources=(path,),
         jobs=lambda: repeat(partial(next, decode(), None)),
         workers=1,  # a decoder returns its frames one after the other
+        given=lambda: {index: read_mask(mask) for index, mask in masks.items()},
+        frames=lambda: _file_frames(path, name, size, fps),
     )
+
+
+def _file_frames(path: Path, name: str, size: tuple[int, int], fps: Fraction) -> Frames:
+    decoder = Decoder(path.absolute(), size)  # FFmpeg takes a relative path up to a colon for a protocol
+    return Frames(name, size, fps, len(decoder.times), decoder.read)
 
 
 class Decoder:

@@ -85,7 +85,8 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--include_last", "--overlay"], ["--local"], ["--memory", "global_context", "--amp"]]
+    "flags",
+    [[], ["--include_last", "--overlay"], ["--local"], ["--memory", "global_context", "--amp"], ["--adapt", "1"]],
 )
 def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monkeypatch, flags):
     """Bit for bit, wherever it stops, and without writing a mask again."""

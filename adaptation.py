@@ -1,0 +1,141 @@
+"""Test-time training: a network is fitted to the masks of one video before it segments that video.
+
+Mask cycle consistency (Bertrand et al., Test-time Training for Matching-based Video Object Segmentation, NeurIPS 2023):
+the mask of a user frame is carried to a frame nearby and from there on to a user frame, the same or another, where it
+has to equal the mask that the user gave. Each frame is segmented from the one before it alone, so that what arrives has
+come all the way.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch.utils.data import default_collate
+
+from datasets.access import check_frame_number
+from datasets.clip import Clip, PackedClip, pack_clip
+from datasets.video import Frames, fit_mask, inference_size, make_frame
+from datasets.warps import video_warps, warp_ids, warp_image
+from inference_memory_bank import make_memory
+from model.losses import compute_losses
+from model.network import Memory, Network, Prediction
+from model.optimized import optimized_copy
+from propagation import UserFrame
+from util.errors import InputError
+
+STEPS = 80  # of one clip each
+REACH = 15  # how many frames before and behind the user frames a mask is carried
+RATE = 5e-5  # of the first step; falls to zero linearly
+KEEP = 0.5  # share of the weights as loaded in the result: a mean of both (as WiSE-FT, CVPR 2022) loses less where
+# the cycle misleads, for it does not see what a frame in between should look like
+CROP, MAX_OBJECTS = 256, 3  # pixels and objects of a clip
+TRIES = 100  # crops are drawn until one shows an object
+HARD = 0.5  # fraction of the pixels, the hardest ones, that enter the cross-entropy
+
+OnStep = Callable[[int, int], object]  # is told after each step how many are done, and of how many
+
+
+class LatestMemory:
+    """A memory that only knows the frame added last; see `model.network.Memory`."""
+
+    def __init__(self, make: Callable[[], Memory]):
+        self._make = make
+
+    def add(self, key: torch.Tensor, value: torch.Tensor, temporary: bool = False) -> None:
+        self._memory = self._make()
+        self._memory.add(key, value)
+
+    def read(self, query: torch.Tensor) -> torch.Tensor:
+        return self._memory.read(query)
+
+
+@torch.inference_mode(False)
+def adapted_copy(
+    network: Network,
+    frames: Frames,
+    masks: Mapping[int, UserFrame],
+    *,
+    steps: int = STEPS,
+    short_side: int = 480,
+    precision: torch.dtype | None = None,
+    on_step: OnStep = lambda done, total: None,
+) -> Network:
+    """An optimized copy of a network, fitted to the masks of a video.
+
+    The same network, frames and masks give the same copy on the same CPU.
+
+    Args:
+        network: in eval mode, not optimized.
+        masks: frame number → what the user gave; at least one holds an object.
+        short_side: at inference, see `inference_size`.
+        precision: autocast type of the copy, None for float32. Training uses it, too, unless it is float16, whose
+            gradients would vanish.
+
+    Raises `InputError` for masks without any object, with objects that are too small or behind the end of the video,
+    for a frame that cannot be read, and for a network that is optimized already.
+    """
+    if network.optimized:
+        raise InputError("an optimized network cannot be trained; expected VideoPredictor.load, or one that is not")
+    for index in masks:
+        check_frame_number(index, frames.length)
+    half = torch.bfloat16 if precision is torch.bfloat16 else None
+    rng = np.random.default_rng(0)
+    adapted = copy.deepcopy(network).requires_grad_()
+    optimizer = torch.optim.Adam(adapted.parameters(), RATE)
+    for step in range(steps):
+        tries = (draw_clip(rng, frames, masks, short_side) for _ in range(TRIES))
+        clip = next((clip for clip in tries if clip is not None), None)
+        if clip is None:
+            raise InputError(f"{frames.name}: the objects are too small to fit the network to them")
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - step / steps)
+        _learn(adapted, default_collate([clip]).unpack(network.mean.device), half)
+        optimizer.step()
+        optimizer.zero_grad()
+        on_step(step + 1, steps)
+    with torch.no_grad():
+        for parameter, loaded in zip(adapted.parameters(), network.parameters(), strict=True):
+            parameter.lerp_(loaded, KEEP)
+    return optimized_copy(adapted, precision=precision or torch.float32, in_place=True)
+
+
+def _learn(network: Network, clip: Clip, precision: torch.dtype | None) -> None:
+    """Accumulate the gradients of a clip with B = 1."""
+    with torch.enable_grad(), torch.autocast(clip.frames.device.type, precision, precision is not None):
+        memory = LatestMemory(partial(make_memory, network.config))
+        prediction = network(clip.frames, clip.masks[:, 0], clip.valid, memory)
+    boundary = None if prediction.boundary is None else prediction.boundary[:, -1:]
+    last = Prediction(prediction.logits[:, -1:], boundary)
+    losses = compute_losses(last, clip.masks[:, -1:], clip.valid, HARD, boundary_weight=1)
+    torch.stack(list(losses.values())).sum().backward()
+
+
+def draw_clip(rng: Generator, frames: Frames, masks: Mapping[int, UserFrame], short_side: int) -> PackedClip | None:
+    """Three frames of S×S pixels: a user frame, one nearby, and a user frame, with the masks of the first and last.
+
+    All objects of the clip are in its first mask, and its last mask says where they are, or that they are absent.
+    Returns None if the crop shows no object. Raises `InputError` as `adapted_copy` does.
+    """
+    holding = [index for index, user in masks.items() if user.ids]
+    if not holding:
+        raise InputError("no mask holds an object; expected ids from 1")
+    first = int(rng.choice(holding))
+    last = int(rng.choice([index for index, user in masks.items() if user.complete or user.ids & masks[first].ids]))
+    between = rng.integers(max(0, min(first, last) - REACH), min(frames.length, max(first, last) + REACH + 1))
+
+    size = inference_size(frames.size, short_side)
+    warps = video_warps(rng, *size, 3, CROP)
+    nothing = np.zeros((CROP, CROP), np.uint8)
+    start, end = (
+        warp_ids(fit_mask(masks[index].mask, size), warp) for index, warp in ((first, warps[0]), (last, warps[2]))
+    )
+    decided = masks[first].ids if masks[last].complete else masks[first].ids & masks[last].ids
+    objects = rng.permutation(sorted(decided.intersection(np.unique(start).tolist())))[:MAX_OBJECTS]
+    if not len(objects):
+        return None
+    images = [make_frame("", frames.read(int(index)), None, True, short_side).image for index in (first, between, last)]
+    images = [warp_image(image, warp) for image, warp in zip(images, warps, strict=True)]
+    return pack_clip(images, np.stack([start, nothing, end]), objects, len(objects), frames.name)

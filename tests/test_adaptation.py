@@ -1,0 +1,118 @@
+"""Fitting a network to the masks of one video: it learns, everywhere the same, and leaves all else as it was."""
+
+import copy
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+import adaptation
+import eval_generic
+from adaptation import adapted_copy, draw_clip
+from datasets.images import read_mask
+from datasets.scene import Scene
+from datasets.video import Frames
+from model.network import load_network
+from model.optimized import optimized_copy
+from predictor import VideoPredictor
+from propagation import UserFrame
+from scoring.metrics import score_masks
+from tests.test_shipped import SHIPPED
+from tests.videos import blocks, own_data, picture
+from util.errors import InputError
+
+SIZE = 40, 56
+
+
+@pytest.fixture(autouse=True)
+def small_crops(monkeypatch):
+    monkeypatch.setattr(adaptation, "CROP", 96)
+
+
+def frames_of(images) -> Frames:
+    return Frames("clip", images[0].shape[:2], Fraction(24), len(images), lambda index: images[index])
+
+
+def test_it_learns_the_video_and_leaves_the_network_alone():
+    """The shipped network, for which the clip is much too small and fast; a second time, exactly the same."""
+    scene = Scene(0, 40, (96, 128), 2)
+    images, truth = zip(*map(scene.render, range(0, 28, 4)), strict=True)
+    predictor = VideoPredictor(load_network(SHIPPED))
+    before = copy.deepcopy(predictor.network.state_dict())
+
+    def segment(predictor: VideoPredictor) -> list[np.ndarray]:
+        return [frame.ids for frame in predictor.segment(list(images), {0: truth[0]})]
+
+    def mean_j(results: list[np.ndarray]) -> float:
+        scores = map(score_masks, truth[1:], results[1:])
+        return float(np.mean([score[i].j for score in scores for i in (1, 2)]))
+
+    adapted = []
+    for context in (torch.enable_grad(), torch.inference_mode()):  # whatever the caller is in
+        with context:
+            adapted.append(predictor.adapt(list(images), {0: truth[0]}, steps=8))
+    plain, first, second = map(segment, (predictor, *adapted))
+    assert mean_j(first) > mean_j(plain) + 0.1
+    assert np.array_equal(first, second)
+    assert all(torch.equal(value, before[name]) for name, value in predictor.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in adapted[0].network.parameters())
+
+
+@pytest.mark.parametrize("memory", ["space_time", "global_context"])
+def test_python_and_script_agree(tmp_path, evaluate, tiny_weights, memory):
+    """Bit by bit, with masks on two frames; and the records know that results were made with --adapt."""
+    masks = {0: blocks(SIZE, 3), 4: blocks(SIZE, 7)}
+    data = own_data(tmp_path / "data", {"clip": masks}, frames=8)
+    flags = ["--data_path", data, "--size", "32", "--memory", memory]
+    code, printed, _ = evaluate(eval_generic, *flags, "--adapt", "3")
+    assert code == 0 and "clip: fitted to its masks, 3 of 3 steps" in printed
+    if memory == "space_time":
+        predictor = VideoPredictor.load(tiny_weights, "cpu", size=32)
+        plain = [frame.ids for frame in predictor.segment(data / "JPEGImages/clip", masks)]
+        adapted = predictor.adapt(data / "JPEGImages/clip", masks, steps=3)
+        own = [frame.ids for frame in adapted.segment(data / "JPEGImages/clip", masks)]
+        written = [read_mask(tmp_path / f"out/clip/{index:05d}.png") for index in range(8)]
+        assert np.array_equal(own, written) and not np.array_equal(own, plain)
+    code, _, errors = evaluate(eval_generic, *flags)
+    assert code == 2 and "adapt" in errors
+
+
+def test_clips_hold_what_the_user_has_said():
+    """Objects of the first mask that the last mask decides: held by both, or absent in a complete one."""
+    frames = frames_of([picture(index, SIZE) for index in range(40)])
+    rng = np.random.default_rng(0)
+    masks = {5: UserFrame.of(blocks(SIZE, 1, 2), False), 9: UserFrame.of(blocks(SIZE, 2, 3), False)}
+    seen = set()
+    for _ in range(60):
+        clip = draw_clip(rng, frames, masks, 40)
+        if clip is None:
+            continue
+        first, between, last = clip.slots
+        count = int(clip.valid.sum())
+        assert set(first.unique().tolist()) - {0} == set(range(1, count + 1)) and not between.any()
+        seen.add((count, bool(last.any())))
+    assert {(1, True), (2, True)} <= seen and max(seen)[0] == 2  # 1 and 2, 2 and 3, or 2 alone, never 1 and 3
+    absent = {5: masks[5], 20: UserFrame.of(np.zeros(SIZE, np.uint8), True)}
+    ends = [clip.slots[2].any() for _ in range(40) if (clip := draw_clip(rng, frames, absent, 40)) is not None]
+    assert True in ends and False in ends
+
+
+def test_bad_input(tiny_network, tiny_weights, tmp_path, evaluate):
+    images = [picture(index, SIZE) for index in range(3)]
+    given = {0: UserFrame.of(blocks(SIZE, 1), False)}
+    with pytest.raises(InputError, match="optimized"):
+        adapted_copy(optimized_copy(tiny_network()), frames_of(images), given)
+    with pytest.raises(InputError, match="no frame 7"):
+        adapted_copy(tiny_network(), frames_of(images), {7: given[0]})
+    predictor = VideoPredictor.load(tiny_weights, "cpu")
+    with pytest.raises(InputError, match="no mask holds an object"):
+        predictor.adapt(images, {0: np.zeros(SIZE, int)})
+    with pytest.raises(InputError, match="no frame 3"):
+        predictor.adapt(images, {3: blocks(SIZE, 1)})
+    with pytest.raises(InputError, match="expected a video file, a folder, or a list"):
+        predictor.adapt(iter(images), {0: blocks(SIZE, 1)})
+    data = own_data(tmp_path / "data", {"clip": {0: blocks(SIZE, 1)}})
+    code, _, errors = evaluate(eval_generic, "--data_path", data, "--adapt", "2", "--compile")
+    assert code == 2 and "--compile" in errors
+    assert evaluate(eval_generic, "--data_path", data, "--adapt", "0")[0] == 2
