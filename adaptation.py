@@ -8,7 +8,7 @@ come all the way.
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from propagation import UserFrame
 from util.errors import InputError
 
 STEPS = 80  # of one clip each
-REACH = 15  # how many frames before and behind the user frames a mask is carried
+REACH = 15  # how many frames before and behind a user frame a mask is carried at most
 RATE = 5e-5  # of the first step; falls to zero linearly
 KEEP = 0.5  # share of the weights as loaded in the result: a mean of both (as WiSE-FT, CVPR 2022) loses less where
 # the cycle misleads, for it does not see what a frame in between should look like
 CROP, MAX_OBJECTS = 256, 3  # pixels and objects of a clip
 TRIES = 100  # crops are drawn until one shows an object
+CACHED = 40  # frames at inference size that are kept
 HARD = 0.5  # fraction of the pixels, the hardest ones, that enter the cross-entropy
 
 OnStep = Callable[[int, int], object]  # is told after each step how many are done, and of how many
@@ -77,29 +78,36 @@ def adapted_copy(
     Raises `InputError` for masks without any object, with objects that are too small or behind the end of the video,
     for a frame that cannot be read, and for a network that is optimized already.
     """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps!r}: expected a whole number from 1")
     if network.optimized:
-        raise InputError("an optimized network cannot be trained; expected VideoPredictor.load, or one that is not")
+        raise InputError("an optimized network cannot be trained; expected one that optimized_copy has not changed")
     for index in masks:
         check_frame_number(index, frames.length)
+    size = inference_size(frames.size, short_side)
+    masks = {index: user._replace(mask=fit_mask(user.mask, size)) for index, user in sorted(masks.items())}
+    image = lru_cache(CACHED)(lambda index: make_frame("", frames.read(index), None, True, short_side).image)
     half = torch.bfloat16 if precision is torch.bfloat16 else None
     rng = np.random.default_rng(0)
     adapted = copy.deepcopy(network).requires_grad_()
     optimizer = torch.optim.Adam(adapted.parameters(), RATE)
-    for step in range(steps):
-        tries = (draw_clip(rng, frames, masks, short_side) for _ in range(TRIES))
-        clip = next((clip for clip in tries if clip is not None), None)
-        if clip is None:
-            raise InputError(f"{frames.name}: the objects are too small to fit the network to them")
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 - step / steps)
-        _learn(adapted, default_collate([clip]).unpack(network.mean.device), half)
-        optimizer.step()
-        optimizer.zero_grad()
-        on_step(step + 1, steps)
-    with torch.no_grad():
-        for parameter, loaded in zip(adapted.parameters(), network.parameters(), strict=True):
-            parameter.lerp_(loaded, KEEP)
-    return optimized_copy(adapted, precision=precision or torch.float32, in_place=True)
+    device = network.mean.device
+    with torch.autocast(device.type, enabled=False):  # whatever the caller's is
+        for step in range(steps):
+            tries = (draw_clip(rng, masks, frames.length, image) for _ in range(TRIES))
+            clip = next((clip for clip in tries if clip is not None), None)
+            if clip is None:
+                raise InputError(f"{frames.name}: the objects are too small to fit the network to them")
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (1 - step / steps)
+            _learn(adapted, default_collate([clip]).unpack(device), half)
+            optimizer.step()
+            optimizer.zero_grad()
+            on_step(step + 1, steps)
+        with torch.no_grad():
+            for parameter, loaded in zip(adapted.parameters(), network.parameters(), strict=True):
+                parameter.lerp_(loaded, KEEP)
+        return optimized_copy(adapted, precision=precision or torch.float32, in_place=True)
 
 
 def _learn(network: Network, clip: Clip, precision: torch.dtype | None) -> None:
@@ -111,31 +119,40 @@ def _learn(network: Network, clip: Clip, precision: torch.dtype | None) -> None:
     last = Prediction(prediction.logits[:, -1:], boundary)
     losses = compute_losses(last, clip.masks[:, -1:], clip.valid, HARD, boundary_weight=1)
     torch.stack(list(losses.values())).sum().backward()
+    torch.clear_autocast_cache()  # of the weights, which change; within another autocast that does not happen by itself
 
 
-def draw_clip(rng: Generator, frames: Frames, masks: Mapping[int, UserFrame], short_side: int) -> PackedClip | None:
+def draw_clip(
+    rng: Generator, masks: Mapping[int, UserFrame], length: int, image: Callable[[int], np.ndarray]
+) -> PackedClip | None:
     """Three frames of S×S pixels: a user frame, one nearby, and a user frame, with the masks of the first and last.
 
-    All objects of the clip are in its first mask, and its last mask says where they are, or that they are absent.
-    Returns None if the crop shows no object. Raises `InputError` as `adapted_copy` does.
+    All objects of the clip are in its first mask, and its last mask says where they are, or that they are absent. The
+    frame nearby is not before the frames on which they are given first, where they may not be in the picture yet.
+
+    Args:
+        masks: h×w, by frame number.
+        length: of the video.
+        image: returns a frame h×w×3 uint8 RGB.
+
+    Returns None if the crop shows no object. Raises `InputError` if no mask holds one.
     """
     holding = [index for index, user in masks.items() if user.ids]
     if not holding:
         raise InputError("no mask holds an object; expected ids from 1")
     first = int(rng.choice(holding))
     last = int(rng.choice([index for index, user in masks.items() if user.complete or user.ids & masks[first].ids]))
-    between = rng.integers(max(0, min(first, last) - REACH), min(frames.length, max(first, last) + REACH + 1))
-
-    size = inference_size(frames.size, short_side)
-    warps = video_warps(rng, *size, 3, CROP)
-    nothing = np.zeros((CROP, CROP), np.uint8)
-    start, end = (
-        warp_ids(fit_mask(masks[index].mask, size), warp) for index, warp in ((first, warps[0]), (last, warps[2]))
-    )
     decided = masks[first].ids if masks[last].complete else masks[first].ids & masks[last].ids
+    known = max(min(index for index, user in masks.items() if i in user.ids) for i in decided)
+    reach = {index for end in (first, last) for index in range(max(end - REACH, min(known, end)), end + REACH + 1)}
+    between = int(rng.choice(sorted(index for index in reach if index < length)))
+
+    height, width = masks[first].mask.shape
+    warps = video_warps(rng, height, width, 3, CROP)
+    nothing = np.zeros((CROP, CROP), np.uint8)
+    start, end = warp_ids(masks[first].mask, warps[0]), warp_ids(masks[last].mask, warps[2])
     objects = rng.permutation(sorted(decided.intersection(np.unique(start).tolist())))[:MAX_OBJECTS]
     if not len(objects):
         return None
-    images = [make_frame("", frames.read(int(index)), None, True, short_side).image for index in (first, between, last)]
-    images = [warp_image(image, warp) for image, warp in zip(images, warps, strict=True)]
-    return pack_clip(images, np.stack([start, nothing, end]), objects, len(objects), frames.name)
+    images = [warp_image(image(index), warp) for index, warp in zip((first, between, last), warps, strict=True)]
+    return pack_clip(images, np.stack([start, nothing, end]), objects, len(objects), "")

@@ -46,7 +46,7 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
         f" (default: {'yes' if recommended else 'no, as the published results were measured'})"
     )
     add("--recommended", action=argparse.BooleanOptionalAction, default=recommended, help=recommended_help)
-    adapt_help = "fit the network to the masks of each video first, in N steps, such as 80, of a second or two on two"
+    adapt_help = "fit the network to the masks of each video first, in N steps, such as 80, of about a second on two"
     adapt_help += " CPU cores (default: no)"
     add("--adapt", type=_at_least(1), metavar="N", help=adapt_help)
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")

@@ -37,7 +37,7 @@ def run(
     ``settings``: values of further flags on which the results depend. Raises `InputError` like `evaluate`.
     """
     if args.adapt and args.compile:
-        raise InputError("--adapt: every video has a network of its own, too short-lived for --compile; expected one")
+        raise InputError("--adapt and --compile: every video has a network of its own then; expected only one of them")
     args.model = weights_file(args.model)
     check_is_file(args.model, "a file for --model")
     device = pick_device(args.device, local_rank())

@@ -30,7 +30,7 @@ from util.distributed import as_free, gather, rank, world_size
 from util.errors import InputError, describe, is_out_of_memory
 from util.progress import progress_bar
 
-OUT_OF_MEMORY = "out of memory; a smaller --size, a larger --mem_every or --max_memory_frames needs less"
+OUT_OF_MEMORY = "out of memory; a smaller --size, a larger --mem_every or --max_memory_frames needs less, --adapt more"
 PROGRESS_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
@@ -117,17 +117,22 @@ def evaluate(
     progress = _Progress([result.video for result in remaining])
     if world_size() > 1:  # a long video at the end would keep all but one process waiting
         remaining.sort(key=lambda result: -result.video.num_frames)
+
+    def new_core(video: Video) -> InferenceCore:
+        own = network if adapt is None else adapt(video, partial(progress.adapting, video))
+        memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
+        return InferenceCore(own, memory, mem_every, include_last, local)
+
     with progress.bar:
         for place, result in as_free(list(enumerate(remaining, start=1))):
             video = result.video
-            memory = partial(make_memory, reserve=video.num_frames // mem_every + 2)  # allocated once
             try:
-                own = network if adapt is None else adapt(video, partial(progress.adapting, video))
-                core = InferenceCore(own, memory, mem_every, include_last, local)
                 # Around all frames, because autocast caches the weights that it has cast.
                 with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
                     kept = result.begin(overwrite)
-                    segmented[video.name] = _segment_to_files(core, result, device, binary, fps, kept, progress)
+                    segmented[video.name] = _segment_to_files(
+                        new_core(video), result, device, binary, fps, kept, progress
+                    )
             except InputError as error:
                 failed[video.name] = str(error)
             except Exception as error:

@@ -150,11 +150,17 @@ class VideoPredictor:
         ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
         holds no network, a device that is not there, and bad settings.
         """
-        load = partial(load_network, Path(path), pick_device(device))
-        network = load()
+        file, place = Path(path).absolute(), pick_device(device)
+        network, stamp = load_network(file, place), file.stat().st_mtime_ns
+
+        def again() -> Network:
+            if not file.is_file() or file.stat().st_mtime_ns != stamp:
+                raise InputError(f"{file}: is not as it was when it was loaded; expected VideoPredictor.load again")
+            return load_network(file, place)
+
         half = half_precision(network.mean.device) if settings.get("amp") else None
         predictor = cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
-        predictor._trainable = load
+        predictor._trainable = again
         return predictor
 
     def segment(
@@ -203,8 +209,9 @@ class VideoPredictor:
         Args:
             video: a video file, a folder of images, or a list of H×W×3 uint8 RGB arrays.
             masks, complete: as for `segment`.
-            steps: of training, which take one to two seconds each on two CPU cores.
-        Raises `InputError` as `segment` does, and if the network cannot be trained, because `optimized_copy` made it.
+            steps: of training, which take about a second each on two CPU cores.
+        Raises `InputError` as `segment` does, for ``steps`` below 1, and if the network cannot be trained, because
+        `optimized_copy` made it or the file that it came from has changed.
         """
         frames = open_frames(video)
         given = _load_masks(masks, frames.size, frames.length)

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import repeat
@@ -19,6 +20,7 @@ from util.files import check_is_file
 
 CACHED_FRAMES = 16  # stepping backwards decodes from a key frame once in so many frames
 FORWARD_FRAMES = 64  # a video is decoded so far ahead rather than searched for a key frame
+SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names of formats with a presentation time per frame
 
 
 def _reason(error: Exception) -> str:
@@ -107,37 +109,67 @@ def _file_frames(path: Path, name: str, size: tuple[int, int], fps: Fraction) ->
 
 
 class Decoder:
-    """Frames of a video file by number: decodes on, or from the nearest key frame before."""
+    """Frames of a video file by number, as the stream of `file_video` counts them.
+
+    In MP4, MOV, Matroska and WebM, decodes on, or from the nearest key frame before. Other formats do not reliably say
+    when a frame is shown: all frames are decoded once to count them, and then from the beginning to go back.
+    Raises `InputError` for a file that cannot be opened.
+    """
 
     def __init__(self, path: Path, size: tuple[int, int]):
         self.path, self.size = path, size
-        self._container = av.open(str(path))
-        self._stream = self._container.streams.video[0]
-        packets = (packet for packet in self._container.demux(self._stream) if not packet.is_discard)
-        self.times = sorted(packet.pts for packet in packets if packet.pts is not None)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._next = len(self.times)  # number of the frame that the decoder returns next
         self._frames: Iterator[av.VideoFrame] = iter(())
+        with self._translated("the video"):
+            self._open()
+            packets = (
+                packet for packet in self._container.demux(self._stream) if not packet.is_discard and packet.size
+            )
+            times = [packet.pts for packet in packets] if self._container.format.name in SEEKABLE else [None]
+            self._seekable = None not in times
+            self.times = sorted(time for time in times if time is not None)
+            if not self._seekable:
+                self._open()
+                self.times = list(range(sum(1 for _ in self._container.decode(self._stream))))
+        self._next = len(self.times)  # number of the frame that the decoder returns next
 
     def read(self, index: int) -> np.ndarray:
         """H×W×3 uint8 RGB. Raises `InputError` if the frame cannot be decoded."""
-        try:
-            if index not in self._cache and not self._next <= index < self._next + FORWARD_FRAMES:
-                self._seek(self.times[index])
+        with self._translated(f"frame {index}"):
+            ahead = index - self._next
+            if index not in self._cache and (ahead < 0 or self._seekable and ahead >= FORWARD_FRAMES):
+                self._seek(index)
             while index not in self._cache:
                 self._decode_one()
-        except (av.FFmpegError, StopIteration) as error:
-            raise InputError(f"{self.path}: frame {index} cannot be decoded; expected a complete file") from error
         return self._cache[index]
 
-    def _seek(self, time: int) -> None:
-        self._container.seek(time, stream=self._stream)
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
+            if type(error) is MemoryError:
+                raise
+            reason = f"{self.path}: {what} cannot be decoded ({_reason(error)}); expected a complete file"
+            raise InputError(reason) from error
+
+    def _open(self) -> None:
+        self._container = av.open(str(self.path), metadata_errors="replace")
+        self._stream = self._container.streams.video[0]
+
+    def _seek(self, index: int) -> None:
+        if self._seekable:
+            self._container.seek(self.times[index], stream=self._stream)
+        else:
+            self._open()
         self._frames = self._container.decode(self._stream)
         self._next = 0
 
     def _decode_one(self) -> None:
         frame = next(self._frames)
-        index = bisect_left(self.times, frame.pts or 0)
+        index = bisect_left(self.times, frame.pts or 0) if self._seekable else self._next
         image = upright_rgb(frame)
         if image.shape[:2] != self.size:
             raise InputError(f"{self.path}: frame {index} has another size than the first; expected one size")

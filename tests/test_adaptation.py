@@ -1,6 +1,7 @@
 """Fitting a network to the masks of one video: it learns, everywhere the same, and leaves all else as it was."""
 
 import copy
+import os
 from fractions import Fraction
 from functools import partial
 
@@ -85,17 +86,22 @@ def test_python_and_script_agree(tmp_path, evaluate, tiny_weights, memory):
 def test_clips_hold_what_the_user_has_said():
     """Objects of the first mask that the last mask decides: held by both, or absent in a complete one."""
     read: list[int] = []
-    frames = Frames("clip", SIZE, Fraction(24), 40, lambda index: read.append(index) or picture(index, SIZE))
+
+    def image(index: int) -> np.ndarray:
+        read.append(index)
+        return picture(index, SIZE)
+
     held = {5: {1, 2}, 9: {2, 3}, 20: set()}
     masks = {index: UserFrame.of(blocks(SIZE, *ids), complete=False) if ids else NOTHING for index, ids in held.items()}
     rng, pairs = np.random.default_rng(0), set()
     for _ in range(150):
         read.clear()
-        clip = draw_clip(rng, frames, masks, 40)
+        clip = draw_clip(rng, masks, 40, image)
         if clip is None:
             continue
         first, between, last = read
-        assert min(first, last) - REACH <= between <= max(first, last) + REACH
+        assert min(abs(between - first), abs(between - last)) <= REACH
+        assert 5 <= between < 40  # no object is known before
         known = held[first] if last == 20 else held[first] & held[last]
         numbers = set(range(1, len(clip.valid) + 1))
         assert clip.valid.all() and len(numbers) <= len(known)
@@ -103,6 +109,16 @@ def test_clips_hold_what_the_user_has_said():
         assert set(clip.slots[2].unique().tolist()) <= ({0} if last == 20 else numbers | {0})
         pairs.add((first, last, len(numbers)))
     assert {(5, 5, 2), (5, 9, 1), (9, 5, 1), (5, 20, 2), (9, 20, 2)} <= pairs
+
+
+def test_neither_order_nor_the_callers_precision_matters(tiny_network):
+    frames = frames_of([picture(index, SIZE) for index in range(6)])
+    masks = {index: UserFrame.of(blocks(SIZE, *ids), complete=False) for index, ids in ((0, (1,)), (4, (1, 2)))}
+    network = tiny_network()
+    one = adapted_copy(network, frames, masks, steps=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = adapted_copy(network, frames, dict(reversed(masks.items())), steps=3)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
 
 
 def test_each_frame_is_read_from_the_one_before():
@@ -127,6 +143,15 @@ def test_bad_input(tiny_network, tiny_weights, tmp_path, evaluate):
         predictor.adapt(images, {0: np.zeros(SIZE, int)})
     with pytest.raises(InputError, match="no frame 3"):
         predictor.adapt(images, {3: blocks(SIZE, 1)})
+    for steps in (0, -3, 2.5, "8", None):
+        with pytest.raises(InputError, match="steps=.*expected a whole number from 1"):
+            predictor.adapt(images, {0: blocks(SIZE, 1)}, steps=steps)
+    copied = tmp_path / "copied.pth"
+    copied.write_bytes(tiny_weights.read_bytes())
+    changing = VideoPredictor.load(copied, "cpu")
+    os.utime(copied, ns=(1, 1))
+    with pytest.raises(InputError, match="is not as it was when it was loaded"):
+        changing.adapt(images, {0: blocks(SIZE, 1)}, steps=1)
     with pytest.raises(InputError, match="expected a video file, a folder, or a list"):
         predictor.adapt(iter(images), {0: blocks(SIZE, 1)})
     data = own_data(tmp_path / "data", {"clip": {0: blocks(SIZE, 1)}})
