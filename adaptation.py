@@ -9,6 +9,7 @@ come all the way.
 import copy
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class LatestMemory:
         return self._memory.read(query)
 
 
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # with gradients, whatever the caller's mode is
 def adapted_copy(
     network: Network,
     frames: Frames,
@@ -78,7 +79,7 @@ def adapted_copy(
     Raises `InputError` for masks without any object, with objects that are too small or behind the end of the video,
     for a frame that cannot be read, and for a network that is optimized already.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise InputError(f"steps={steps!r}: expected a whole number from 1")
     if network.optimized:
         raise InputError("an optimized network cannot be trained; expected one that optimized_copy has not changed")
@@ -112,7 +113,7 @@ def adapted_copy(
 
 def _learn(network: Network, clip: Clip, precision: torch.dtype | None) -> None:
     """Accumulate the gradients of a clip with B = 1."""
-    with torch.enable_grad(), torch.autocast(clip.frames.device.type, precision, precision is not None):
+    with torch.autocast(clip.frames.device.type, precision, precision is not None):
         memory = LatestMemory(partial(make_memory, network.config))
         prediction = network(clip.frames, clip.masks[:, 0], clip.valid, memory)
     boundary = None if prediction.boundary is None else prediction.boundary[:, -1:]

@@ -54,7 +54,7 @@ def test_it_learns_the_video_and_leaves_the_network_alone():
         return float(np.mean([score[i].j for score in scores for i in (1, 2)]))
 
     adapted = []
-    for context in (torch.enable_grad(), torch.inference_mode()):  # whatever the caller is in
+    for context in (torch.no_grad(), torch.inference_mode()):  # whatever the caller is in
         with context:
             adapted.append(predictor.adapt(list(images), {0: truth[0]}, steps=8))
     plain, first, second = map(segment, (predictor, *adapted))
