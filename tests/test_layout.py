@@ -15,7 +15,7 @@ LAYERS = [
     {"training", "eval_program"},
     {"evaluation", "annotation"},
     {"predictor"},
-    {"session"},
+    {"session", "adaptation"},
     {"propagation"},
     {"inference_core", "results", "scoring"},
     {"inference_memory_bank", "model", "datasets"},
