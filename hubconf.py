@@ -43,14 +43,18 @@ _loaded: dict[str, ModuleType] = {}  # the project's modules
 
 def _predictor(preset: str, weights: str | PathLike | None, device: str, settings: dict[str, Any]) -> Any:
     with _own_modules():
+        from datasets.access import video_files
         from model.config import NetworkConfig
         from model.network import Network
         from model.optimized import optimized_copy
         from predictor import VideoPredictor
         from util.device import pick_device
 
+        video_files()  # later, its name may be that of a caller's module
         if weights is not None:
-            return VideoPredictor.load(weights, device, **settings)
+            predictor = VideoPredictor.load(weights, device, **settings)
+            predictor.trainable = _own_modules()(predictor.trainable)  # reads the file again, which looks up types
+            return predictor
         network = Network(NetworkConfig.preset(preset)).to(pick_device(device)).eval()
         return VideoPredictor(optimized_copy(network), **settings)
 

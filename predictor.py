@@ -141,7 +141,7 @@ class VideoPredictor:
         settings = DEFAULTS | network.recommended.given() | given
         self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
         self.precision = half_precision(self.device) if amp else None
-        self._trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
+        self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod
     def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
@@ -160,7 +160,7 @@ class VideoPredictor:
 
         half = half_precision(network.mean.device) if settings.get("amp") else None
         predictor = cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
-        predictor._trainable = again
+        predictor.trainable = again
         return predictor
 
     def segment(
@@ -218,7 +218,7 @@ class VideoPredictor:
         user_frames = {index: UserFrame.of(mask, complete) for index, mask in given.items()}
         adapted = copy.copy(self)
         adapted.network = adapted_copy(
-            self._trainable(), frames, user_frames, steps=steps, short_side=self.size, precision=self.precision
+            self.trainable(), frames, user_frames, steps=steps, short_side=self.size, precision=self.precision
         )
         return adapted
 

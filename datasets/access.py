@@ -3,10 +3,11 @@
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,7 @@ def open_video(source: Source, short_side: int) -> Video:
         path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
         if path.is_dir():
             return frames_video(path.resolve().name, list_frames(path), {}, short_side)
-        from datasets.video_file import file_video  # here, because PyAV takes 0.2 s to import
-
-        return file_video(path, {}, short_side)
+        return video_files().file_video(path, {}, short_side)
     first, arrays = _first(source)
     size = first.shape[:2]
 
@@ -43,6 +42,14 @@ def open_video(source: Source, short_side: int) -> Video:
 
     length = len(source) if isinstance(source, list | tuple | np.ndarray) else 0
     return Video("video", size, length, None, Fraction(24), (), (), jobs, 0, dict, partial(open_frames, source))
+
+
+@cache
+def video_files() -> ModuleType:
+    """The module for video files: imported when it is needed, because PyAV takes 0.2 s, and kept for ``hubconf``."""
+    from datasets import video_file
+
+    return video_file
 
 
 def _first(source: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
@@ -70,9 +77,7 @@ def open_frames(source: Source) -> Frames:
     if path.is_dir():
         files = list_frames(path)
         return image_frames(path.resolve().name, files, read_image(files[0]).shape[:2])
-    from datasets.video_file import file_video
-
-    return file_video(path, {}, 1).frames()
+    return video_files().file_video(path, {}, 1).frames()
 
 
 def _array_frames(arrays: Sequence[np.ndarray] | np.ndarray) -> Frames:

@@ -135,6 +135,7 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
     for name in ("datasets", "utils", "util", "model", "labels"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("mine = True")
+    write_video(tmp_path / "clip.mp4", 3, (16, 24))
     program = f"""
         import sys
         import numpy as np, torch
@@ -151,6 +152,8 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
         session = predictor.session(frames)
         session.annotate(1, mask)
         session.propagate()
+        fitted = predictor.adapt("clip.mp4", {{0: mask}}, steps=1)
+        assert len(list(fitted.segment("clip.mp4", {{0: mask}}))) == len(fitted.session("clip.mp4")) == 3
         import model
         assert all(each.mine for each in (datasets, labels, util, utils, model))
         assert sys.modules["datasets"] is datasets and sys.path == path
