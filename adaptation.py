@@ -85,6 +85,8 @@ def adapted_copy(
         raise InputError("an optimized network cannot be trained; expected one that optimized_copy has not changed")
     for index in masks:
         check_frame_number(index, frames.length)
+    if not any(user.ids for user in masks.values()):
+        raise InputError("no mask holds an object; expected ids from 1")
     size = inference_size(frames.size, short_side)
     masks = {index: user._replace(mask=fit_mask(user.mask, size)) for index, user in sorted(masks.items())}
     image = lru_cache(CACHED)(lambda index: make_frame("", frames.read(index), None, True, short_side).image)
@@ -132,16 +134,13 @@ def draw_clip(
     frame nearby is not before the frames on which they are given first, where they may not be in the picture yet.
 
     Args:
-        masks: h×w, by frame number.
+        masks: h×w, by frame number; at least one holds an object.
         length: of the video.
         image: returns a frame h×w×3 uint8 RGB.
 
-    Returns None if the crop shows no object. Raises `InputError` if no mask holds one.
+    Returns None if the crop shows no object.
     """
-    holding = [index for index, user in masks.items() if user.ids]
-    if not holding:
-        raise InputError("no mask holds an object; expected ids from 1")
-    first = int(rng.choice(holding))
+    first = int(rng.choice([index for index, user in masks.items() if user.ids]))
     last = int(rng.choice([index for index, user in masks.items() if user.complete or user.ids & masks[first].ids]))
     decided = masks[first].ids if masks[last].complete else masks[first].ids & masks[last].ids
     known = max(min(index for index, user in masks.items() if i in user.ids) for i in decided)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.access import video_files
 from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
 from datasets.images import read_mask
 from datasets.video import FaultyVideo, Video, frames_video
@@ -157,9 +158,7 @@ def parse_masks(values: Iterable[str]) -> dict[int, Path]:
 
 def video_with_masks(path: Path, masks: Iterable[str], short_side: int) -> list[Video]:
     """One video file with masks as in `parse_masks`."""
-    from datasets.video_file import file_video  # here, because PyAV takes 0.2 s to import
-
-    return [file_video(path, parse_masks(masks), short_side)]
+    return [video_files().file_video(path, parse_masks(masks), short_side)]
 
 
 def _select(names: Collection[str], wanted: Collection[str] | None, where: Path) -> list[str]:
