@@ -100,7 +100,8 @@ def evaluate(
     results = []
     for video in videos:
         try:
-            results.append(VideoResults(video, output, subfolder, settings, overlay))
+            of_overlay = {"fps": str(fps or video.fps)} if overlay else {}
+            results.append(VideoResults(video, output, subfolder, settings | of_overlay, overlay))
         except InputError as error:
             failed[video.name] = str(error)
     check_inputs_survive(results, inputs)

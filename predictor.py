@@ -21,6 +21,7 @@ import torch
 
 from adaptation import STEPS, adapted_copy
 from datasets.access import MaskSource, Source, check_frame_number, load_mask, open_frames, open_video
+from datasets.images import check_ids
 from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
@@ -99,10 +100,12 @@ def _load_masks(masks: Mapping[int, MaskSource], size: tuple[int, int], length: 
     """H×W uint8 ids of each frame. Raises `InputError` unless all fit a video of ``size`` (H, W), and one has ids."""
     if not isinstance(masks, Mapping):
         raise InputError(f"masks: is a {type(masks).__name__}; expected a dict from frame number to mask")
-    given = {}
+    given, ids = {}, set[int]()
     for index, mask in masks.items():
         given[check_frame_number(index, length)] = load_mask(mask, f"mask of frame {index}", size)
-    if not any(mask.any() for mask in given.values()):
+        ids |= set(np.unique(given[index]).tolist()) - {0}
+        check_ids(ids, f"mask of frame {index}")
+    if not ids:
         raise InputError("no mask holds an object; expected ids from 1")
     return given
 

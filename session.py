@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from datasets.access import MaskSource, check_frame_number, load_mask
+from datasets.images import check_ids
 from datasets.video import Frames, fit_mask, inference_size, make_frame
 from inference_core import InferenceCore
 from labels import object_map
@@ -93,6 +94,8 @@ class Session:
         user = UserFrame.of(ids, complete, self._version + 1)
         if not user.ids and not complete:
             raise InputError(f"the mask of frame {index} holds no object; expected one, or complete=True")
+        others = (other.ids for number, other in self._user_frames.items() if number != index)
+        check_ids(user.ids.union(*others), f"mask of frame {index}")
         self._version = user.version
         self._user_frames[index] = user
 
@@ -219,7 +222,8 @@ class Session:
                         break
                     ids = object_map(found.prob, self.frames.size, found.object_ids, f"frame {found.frame}")
                 self._keep(found.frame, ids, found.confidence, span.made_from if found.final else None)
-                yield found.frame, dict(zip(found.object_ids, found.prob[1:], strict=True))
+                # A copy, for the caller may write into it, and the frame is memorised later.
+                yield found.frame, dict(zip(found.object_ids, found.prob[1:].clone(), strict=True))
         reached = set().union(*span.passes())
         for index in set(span.frames) - reached:  # all are absent by the user's word
             self._keep(index, np.zeros(self.frames.size, np.uint8), dict.fromkeys(span.object_ids, 1.0), span.made_from)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.frames import list_frames
-from datasets.images import read_image, read_mask
+from datasets.images import check_ids, read_image, read_mask
 from datasets.video import Frames, Video, VideoFrame, frames_video, image_frames, make_frame
 from util.errors import InputError
 
@@ -96,7 +96,7 @@ def check_image(image: np.ndarray, name: str, size: tuple[int, int] | None = Non
         raise InputError(f"{name}: is a {found}; expected an array of H×W×3 uint8 RGB")
     if size is not None and image.shape[:2] != size or not image.size:
         raise InputError(f"{name}: is {image.shape[1]}×{image.shape[0]} pixels; expected one size for all frames")
-    return image
+    return np.ascontiguousarray(image)  # PyTorch takes no negative strides, as of frame[..., ::-1]
 
 
 def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:
@@ -110,8 +110,7 @@ def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:
         ids = np.asarray(mask)
         if ids.ndim != 2 or ids.dtype.kind not in "bui" or not ids.size or ids.min() < 0 or ids.max() > 255:
             raise InputError(f"{name}: is a {ids.dtype} array of {ids.shape}; expected H×W integer ids from 0 to 255")
-        if ids.max() == 255 and ((ids > 0) & (ids < 255)).any():
-            raise InputError(f"{name}: holds 255 beside other ids; expected ids from 1 to 254, or 0/255 for one object")
+        check_ids(set(np.unique(ids).tolist()) - {0}, name)
     if ids.shape != size:
         raise InputError(
             f"{name}: the mask is {ids.shape[1]}×{ids.shape[0]} pixels, but the video is {size[1]}×{size[0]};"

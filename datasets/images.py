@@ -1,7 +1,7 @@
 """Images (H×W×3 uint8 RGB) and masks (H×W uint8 object ids, 0: background) on disk, turned upright as EXIF says."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +79,16 @@ def check_mask_size(mask: Path, size: tuple[int, ...], frame: str, frame_size: t
         raise InputError(
             f"{mask}: the mask is {width}×{height} pixels, but its frame {frame} is {frame_width}×{frame_height};"
             f" expected equal sizes; {ADVICE}"
+        )
+
+
+def check_ids(ids: Collection[int], name: object) -> None:
+    """Raise `InputError`, with the ``name`` of a mask, if the ``ids`` of a video hold 255 beside others."""
+    if 255 in ids and len(ids) > 1:
+        others = ", ".join(str(i) for i in sorted(ids) if i != 255)
+        raise InputError(
+            f"{name}: the masks hold 255 beside {others}; expected ids from 1 to 254, or 0/255 for a single object"
+            f" in every mask; {ADVICE}"
         )
 
 

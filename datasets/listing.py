@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.access import video_files
-from datasets.frames import check_folder, check_name, list_frames, natural_order, read_names
-from datasets.images import read_mask
+from datasets.frames import check_folder, check_name, frame_files, list_frames, natural_order, read_names
+from datasets.images import ADVICE, read_mask
 from datasets.video import FaultyVideo, Video, frames_video
 from util.errors import InputError, describe
 from util.files import read_json
@@ -185,11 +185,14 @@ def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> 
 
 def _mask_files(folder: Path) -> dict[str, Path]:
     """{name of the frame: mask file}, in order."""
-    masks = {path.stem: path for path in folder.glob("[!.]*") if path.suffix.lower() == ".png"}
+    masks = [folder / file for file in frame_files(folder)]
+    expected = "a PNG with the name of the frame on which an object first appears"
     if not masks:
-        expected = "a PNG with the name of the frame on which an object first appears"
         raise InputError(f"{folder}: no mask for video {folder.name}; expected {expected}")
-    return {stem: masks[stem] for stem in sorted(masks, key=natural_order)}
+    for path in masks:
+        if path.suffix.lower() != ".png":
+            raise InputError(f"{path}: is no mask; expected {expected}; {ADVICE}")
+    return {path.stem: path for path in masks}
 
 
 def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:

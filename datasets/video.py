@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import check_mask_size, image_size, read_image, read_mask
+from datasets.images import check_ids, check_mask_size, image_size, read_image, read_mask
 from util.errors import InputError
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -109,8 +109,10 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """H×W uint8 ids at ``size`` (h, w); an object that would vanish keeps one pixel."""
     small = _resize(mask, size, Image.Resampling.NEAREST)
     for lost in np.setdiff1d(mask, small):
-        y, x = np.argwhere(mask == lost).mean(0) * size / mask.shape
-        small[int(y), int(x)] = lost
+        spare = np.argwhere(np.bincount(small.ravel())[small] > 1)  # pixels that are not the last of another object
+        distances = spare + 0.5 - np.argwhere(mask == lost).mean(0) * size / mask.shape
+        if len(spare):
+            small[tuple(spare[np.square(distances).sum(1).argmin()])] = lost
     return small
 
 
@@ -119,15 +121,16 @@ def _resize(array: np.ndarray, size: tuple[int, int], resample: Image.Resampling
 
 
 def check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) -> None:
-    """Check that every (mask H×W, its file, name and (H, W) of its frame) fits, and that one, if any, holds an object.
+    """Check that every (mask H×W, its file, name and (H, W) of its frame) fits, and that they hold objects, if any.
 
     Raises `InputError` that names the file of the first that does not.
     """
-    path, objects = None, False
+    path, ids = None, set[int]()
     for mask, path, frame, size in masks:
         check_mask_size(path, mask.shape, frame, size)
-        objects = objects or bool(mask.any())
-    if path is not None and not objects:
+        ids |= set(np.unique(mask).tolist()) - {0}
+        check_ids(ids, path)
+    if path is not None and not ids:
         raise InputError(f"{path}: no mask of this video holds an object; expected ids from 1 to 254")
 
 

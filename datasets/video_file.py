@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
-from itertools import repeat
+from itertools import chain, dropwhile, repeat
 from pathlib import Path
 
 import av
@@ -67,11 +67,20 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     check_masks((read_mask(mask), mask, str(index), size) for index, mask in masks.items())
 
     def decode() -> Iterator[VideoFrame]:
-        index = 0
+        index = hidden = 0
+
+        def packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
+            nonlocal hidden
+            started = False
+            for packet in container.demux(video=0):
+                started = started or packet.is_keyframe
+                hidden += packet.is_discard or not started  # cut off, as in trimmed videos, or not decodable
+                yield packet
+
         try:
             with av.open(file, metadata_errors="replace") as container:
                 container.streams.video[0].thread_type = "AUTO"
-                for frame in container.decode(video=0):
+                for frame in chain.from_iterable(packet.decode() for packet in packets(container)):
                     image = upright_rgb(frame)
                     if image.shape[:2] != size:
                         raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
@@ -85,7 +94,7 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
                 raise
             raise InputError(f"{path}: frame {index} cannot be decoded ({_reason(error)})") from error
         check_end(index)
-        if index < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
+        if index + hidden < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
             raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
 
     return Video(
@@ -122,10 +131,9 @@ class Decoder:
         self._frames: Iterator[av.VideoFrame] = iter(())
         with self._translated("the video"):
             self._open()
-            packets = (
-                packet for packet in self._container.demux(self._stream) if not packet.is_discard and packet.size
-            )
-            times = [packet.pts for packet in packets] if self._container.format.name in SEEKABLE else [None]
+            packets = dropwhile(lambda packet: not packet.is_keyframe, self._container.demux(self._stream))
+            shown = (packet for packet in packets if not packet.is_discard and packet.size)
+            times = [packet.pts for packet in shown] if self._container.format.name in SEEKABLE else [None]
             self._seekable = None not in times
             self.times = sorted(time for time in times if time is not None)
             if not self._seekable:

@@ -30,9 +30,8 @@ class VideoResults:
     def __init__(self, video: Video, output: Path, subfolder: str, settings: dict, overlay: bool):
         self.video, self.output = video, output
         self.folder = output / subfolder / video.name
-        self.overlay: tuple[Path, Path] | tuple[()] = ()
-        if overlay:
-            self.overlay = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
+        self._previews = output / "overlay" / f"{video.name}.mp4", output / "overlay" / f"{video.name}.png"
+        self.overlay: tuple[Path, Path] | tuple[()] = self._previews if overlay else ()
         self.record = output / ".records" / f"{video.name}.json"
         self.journal = output / ".records" / f"{video.name}.frames"  # JSON lines: file, its checksum
         try:
@@ -53,11 +52,12 @@ class VideoResults:
         Raises `InputError` if the files were made or changed by another program, or were made with other settings,
         frames or masks; with ``overwrite_changed`` the latter count as not finished.
         """
-        if not self.record.exists() and any(self.folder.glob("*.png")):
-            raise InputError(
-                f"{self.folder}: contains PNGs that are not results of this program;"
-                " expected --overwrite or another --output"
-            )
+        for path in (*self.folder.glob("*.png"), *self.overlay) if not self.record.exists() else ():
+            if path.exists():
+                raise InputError(
+                    f"{path}: is not a result of this program; expected --overwrite, which replaces it, or another"
+                    " --output"
+                )
         made_with, files = self._read()
         if not files:
             return False
@@ -84,10 +84,13 @@ class VideoResults:
         What else earlier runs left is deleted. With ``overwrite``, everything is.
         """
         kept = {} if overwrite else self._finished_frames()
-        self._write({})
+        made_with, files = self._read()
+        outdated = [path for path in self._previews if self._name(path) in files and self._different(made_with)]
+        # The journal first: that of other settings must never be found beside the new record.
         write_bytes(self.journal, b"".join(map(_line, kept, kept.values())))
+        self._write({})
         own = {self.output / name for name in kept}
-        for path in (*self.folder.glob("*.png"), *self.overlay):
+        for path in (*self.folder.glob("*.png"), *self.overlay, *outdated):
             if path not in own:
                 path.unlink(missing_ok=True)
         return {path.stem for path in own}
@@ -95,7 +98,7 @@ class VideoResults:
     def add(self, name: str) -> None:
         """Note that the PNG of frame ``name`` is complete."""
         with self.journal.open("ab") as file:
-            file.write(_line(self.png(name).relative_to(self.output).as_posix(), _sha256(self.png(name))))
+            file.write(_line(self._name(self.png(name)), _sha256(self.png(name))))
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
@@ -125,6 +128,8 @@ class VideoResults:
     def _different(self, made_with: dict) -> list[str]:
         """What differs in a record's ``made_with``. A missing setting, as in other versions, is false or none."""
         names = {**made_with, **self.made_with}
+        if not (made_with.get("fps") and self.made_with.get("fps")):  # PNGs do not depend on it
+            names.pop("fps", None)
         return [name for name in names if (made_with.get(name) or None) != (self.made_with.get(name) or None)]
 
     def _is_intact(self, name: str, checksum: str) -> bool:
@@ -134,7 +139,10 @@ class VideoResults:
             return False
 
     def _files(self, names: Iterable[str]) -> dict[str, Path]:
-        return {path.relative_to(self.output).as_posix(): path for path in (*map(self.png, names), *self.overlay)}
+        return {self._name(path): path for path in (*map(self.png, names), *self.overlay)}
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.output).as_posix()
 
     def _write(self, files: dict[str, str]) -> None:
         write_bytes(self.record, json.dumps({"made_with": self.made_with, "files": files}).encode())

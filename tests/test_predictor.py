@@ -56,6 +56,18 @@ def test_segment_equals_the_eval_script(tmp_path, evaluate, predictor, source, c
         assert all(0 <= value <= 1 for value in frame.confidence.values())
 
 
+def test_views_are_frames(predictor):
+    """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours."""
+    small = [np.ascontiguousarray(frame[:32, :48]) for frame in pictures(3)]  # are not resized
+    views = [np.ascontiguousarray(frame[::-1, :, ::-1])[::-1, :, ::-1] for frame in small]
+    mask = {0: blocks((32, 48), 1)}
+    for one, other in zip(predictor.segment(views, mask), predictor.segment(small, mask), strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    session = predictor.session(views)
+    session.annotate(0, mask[0])
+    assert session.propagate()
+
+
 def test_an_endless_stream_is_lazy_and_bounded(predictor, monkeypatch):
     """A result comes before the next frame is asked for, and the memory stops growing."""
     cores, asked = [], 0
@@ -101,7 +113,7 @@ BAD_INPUT = {
     "no dict": (lambda: (pictures(2), [blocks(SIZE, 1)]), "masks: is a list; expected a dict"),
     "number as text": (lambda: (pictures(2), {"0": blocks(SIZE, 1)}), "no frame '0'; expected a whole number"),
     "no number": (lambda: (pictures(2), {float("nan"): blocks(SIZE, 1)}), "no frame nan; expected a whole number"),
-    "255 and ids": (lambda: (pictures(2), {0: blocks(SIZE, 1, 255)}), "holds 255 beside other ids"),
+    "255 and ids": (lambda: (pictures(2), {0: blocks(SIZE, 1, 255)}), "hold 255 beside 1;"),
     "behind a stream": (lambda: (iter(pictures(2)), {0: blocks(SIZE, 1), 5: blocks(SIZE, 1)}), "no frame 5"),
 }
 

@@ -16,9 +16,11 @@ import eval_generic
 import eval_program
 import eval_youtube
 import evaluation
+import util.files
 from datasets.images import read_mask, write_image, write_mask
 from inference_core import InferenceCore
 from model.network import save_network
+from results import records
 from tests.folders import make_youtube
 from tests.videos import blocks, check_files, names, own_data, picture, write_first_mask, write_video
 from util.files import _remove_leftovers
@@ -215,7 +217,7 @@ def test_pngs_of_others_are_not_replaced_unasked(tmp_path, evaluate):
     png = tmp_path / "out/a/00001.png"
     write_mask(png, blocks((32, 48), 7))
     code, _, error = evaluate(eval_generic, "--data_path", data)
-    assert code == 2 and f"{png.parent}: contains PNGs that are not results of this program" in error
+    assert code == 2 and f"{png}: is not a result of this program" in error
     assert read_mask(png).max() == 7
     assert evaluate(eval_generic, "--data_path", data, "--overwrite")[0] == 0
     check_files(png.parent, names(3), (32, 48), {1})
@@ -226,6 +228,47 @@ def test_pngs_of_others_are_not_replaced_unasked(tmp_path, evaluate):
         assert read_mask(edited).max() == 7
         assert evaluate(eval_generic, "--data_path", data, "--overwrite")[0] == 0
         check_files(png.parent, names(3), (32, 48), {1})
+
+
+def test_overlays_of_others_and_of_other_masks(tmp_path, evaluate):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
+    run, clip = ["--data_path", data, "--overlay"], tmp_path / "out/overlay/a.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_text("of others")
+    code, _, error = evaluate(eval_generic, *run)
+    assert code == 2 and f"{clip}: is not a result of this program" in error and clip.read_text() == "of others"
+    assert evaluate(eval_generic, *run, "--overwrite")[0] == 0
+    code, _, error = evaluate(eval_generic, *run, "--fps", "5")
+    assert code == 2 and "a run with different fps;" in error
+    assert "1 already finished" in evaluate(eval_generic, *run[:2])[1] and clip.is_file()
+
+    write_mask(data / "Annotations/a/00000.png", blocks((32, 48), 2))
+    assert evaluate(eval_generic, *run[:2], "--overwrite_changed")[0] == 0
+    assert not clip.exists()  # it shows the former masks
+
+
+def test_a_run_killed_as_it_begins_leaves_no_frames_of_other_settings(tmp_path, evaluate, monkeypatch):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((64, 96), 1)}})
+    run, small, writes = ["--data_path", data], ["--data_path", data, "--size", "32"], []
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def killed_later(path, content):
+        writes.append(path)
+        return util.files.write_bytes(path, content) if len(writes) == 1 else killed()
+
+    for target, replaced, arguments in (
+        ((records.VideoResults, "finish"), killed, run),
+        ((records, "write_bytes"), killed_later, small),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(*target, replaced)
+            assert evaluate(eval_generic, *arguments)[0] == 130
+    assert len(writes) == 2  # the journal and the record
+    assert evaluate(eval_generic, *small)[0] == evaluate(eval_generic, *small, "--output", tmp_path / "new")[0] == 0
+    for name in names(6):
+        assert (tmp_path / f"out/a/{name}.png").read_bytes() == (tmp_path / f"new/a/{name}.png").read_bytes()
 
 
 def test_inputs_are_never_replaced(tmp_path, evaluate, monkeypatch):

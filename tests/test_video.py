@@ -1,5 +1,6 @@
 """Videos to segment: the benchmarks' lists, folders of frames and video files, and what is refused before any frame."""
 
+import os
 from pathlib import Path
 
 import av
@@ -11,7 +12,7 @@ from PIL import Image
 import eval_generic
 from datasets.images import read_image, write_image, write_mask
 from datasets.listing import LISTS, davis_videos, folder_videos, video_with_masks
-from datasets.video import Video, inference_size
+from datasets.video import Video, fit_mask, inference_size
 from tests.folders import bars, make_testdev
 from util.errors import InputError
 
@@ -33,6 +34,16 @@ def test_davis_lists_are_the_official_ones():
     assert len(set(sum(listed.values(), []))) == 60 + 30 + 30
     assert set(listed["davis2016_train"]) < set(listed["davis2017_train"])
     assert set(listed["davis2016_val"]) < set(listed["davis2017_val"])
+
+
+def test_no_object_is_lost_where_many_are_small():
+    mask = np.zeros((90, 160), np.uint8)
+    mask[::2, ::2] = (np.arange(45 * 80) % 200 + 1).reshape(45, 80)
+    mask[40:43, 50:54] = [201, 201, 202, 202]  # side by side, and both without a pixel in the small mask
+    small = fit_mask(mask, (9, 25))
+    assert set(np.unique(small)) == set(np.unique(mask))
+    assert set(np.unique(fit_mask(mask, (3, 4)))) < set(np.unique(mask))  # as many as there are pixels
+    assert len(np.unique(fit_mask(mask, (3, 4)))) == 12
 
 
 def test_wanted_videos_are_selected_and_unknown_ones_refused(tmp_path):
@@ -113,6 +124,10 @@ def remove_frames(data: Path) -> None:
             lambda d: write_image(d / "JPEGImages/a/00000.png", picture(0)),
             ".*a: holds frame 00000 in two formats",
         ),
+        (
+            lambda d: write_image(d / "Annotations/a/00001.jpg", picture(0)),
+            "Annotations/a/00001.jpg: is no mask; expected a PNG",
+        ),
     ],
 )
 def test_faulty_folders_are_named_before_any_frame(data, spoil, message):
@@ -130,14 +145,14 @@ def test_a_folder_that_cannot_be_read_fails_alone(data, evaluate, monkeypatch, f
     elif fault == "damaged mask":
         cut(data / MASK, 60)
     else:
-        glob = Path.glob
+        scandir = os.scandir
 
-        def refused(folder: Path, pattern: str):
+        def refused(folder):
             if folder == data / "Annotations/a":
                 raise PermissionError(13, "Permission denied", str(folder))
-            return glob(folder, pattern)
+            return scandir(folder)
 
-        monkeypatch.setattr(Path, "glob", refused)
+        monkeypatch.setattr(os, "scandir", refused)
     write_mask(data / "Annotations/b/00000.png", bars(*SIZE, (1,)))
     write_image(data / "JPEGImages/b/00000.jpg", picture(0))
     code, out, error = evaluate(eval_generic, "--data_path", data)
@@ -174,8 +189,8 @@ def write_video_file(path: Path, frames: int, **options) -> Path:
     return path
 
 
-def write_mask_file(folder: Path, size: tuple[int, int] = SIZE, name: str = "m.png") -> Path:
-    write_mask(folder / name, bars(*size, (1,)))
+def write_mask_file(folder: Path, size: tuple[int, int] = SIZE, name: str = "m.png", value: int = 1) -> Path:
+    write_mask(folder / name, bars(*size, (value,)))
     return folder / name
 
 
@@ -214,6 +229,26 @@ def test_a_truncated_video_file_is_an_error_at_its_end(tmp_path):
         list(video)
 
 
+def test_a_trimmed_video_is_complete(tmp_path):
+    """Cut without encoding it again: what lies between a key frame and the cut is in the file, but not shown."""
+    path = write_video_file(tmp_path / "long.mp4", 40)
+    trimmed = tmp_path / "trimmed.mp4"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(path)) as whole, av.open(str(trimmed), "w", options=options) as container:
+        source = whole.streams.video[0]
+        stream = container.add_stream_from_template(source)
+        for packet in whole.demux(source):
+            if packet.size:
+                cut_off = round(15 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - cut_off, packet.dts - cut_off, stream
+                container.mux(packet)
+    video = open_video(trimmed, write_mask_file(tmp_path))
+    assert video.num_frames == 40
+    frames = [frame.original for frame in video]
+    assert len(frames) == video.frames().length == 25
+    assert abs(frames[0].astype(int) - picture(15)).mean() < 12
+
+
 def test_faulty_video_files_and_masks_are_named_before_any_frame(tmp_path):
     path = write_video_file(tmp_path / "clip.mp4", 11)
     first, later = write_mask_file(tmp_path, name="first.png"), write_mask_file(tmp_path, name="later.png")
@@ -225,6 +260,7 @@ def test_faulty_video_files_and_masks_are_named_before_any_frame(tmp_path):
         (tmp_path / "header.mp4", [first], "header.mp4: cannot be opened as a video"),
         (first, [first], "first.png: is a picture; expected a video"),
         (path, [tmp_path / "gone.png"], "gone.png: no such file"),
+        (path, [first, f"5:{write_mask_file(tmp_path, name='other.png', value=255)}"], "other.png: .* 255 beside 1;"),
         (path, [first, later], "frame 0 already has the mask"),
         (path, [first, f"11:{later}"], f"11:{later}: {path} ends with frame 10"),
         (path, [write_mask_file(tmp_path, (32, 47))], "m.png: the mask is 47×32 pixels, but its frame 0 is 48×32"),
