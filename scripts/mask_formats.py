@@ -1,7 +1,9 @@
 """Read annotations of labelme, CVAT, COCO and YouTube-VIS, and masks of ids: one mask for each object of each frame."""
 
 import base64
+import cmath
 import io
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -33,7 +35,7 @@ def detect(path: Path) -> Format:
     """The format of a file or folder. Raises `InputError` if it is none of `FORMATS`."""
     if path.is_dir():
         for source in ("labelme", "masks"):
-            if next(path.rglob(f"*.{READERS[source].suffix}"), None):
+            if _files(path, READERS[source].suffix):
                 return source
     elif path.suffix.lower() == ".xml":
         return "cvat"
@@ -52,10 +54,8 @@ def detect(path: Path) -> Format:
 def read_frames(path: Path, source: Format) -> Iterator[Frame]:
     """The annotated frames of a file or folder. Raises `InputError` that names the file for whatever it cannot read."""
     reader = READERS[source]
-    files = [file for file in files_below(path) if file.suffix == f".{reader.suffix}"] if reader.in_folder else [path]
     found = False
-    files.sort(key=lambda file: natural_order(file.relative_to(path).as_posix()))
-    for file in files:
+    for file in _files(path, reader.suffix) if reader.suffix else [path]:
         video = "" if file.parent == path or file == path else file.parent.relative_to(path).as_posix()
         try:
             for frame in reader.read(file, video):
@@ -73,12 +73,23 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
         raise InputError(f"{path}: holds no annotated frame; expected {source}")
 
 
+def _files(folder: Path, *suffixes: str) -> list[Path]:
+    """The files below a folder that have one of the ``suffixes``, in order, those of each folder in succession."""
+    files = [file for file in files_below(folder) if file.suffix.lower() in suffixes]
+    return sorted(files, key=lambda file: (natural_order(file.parent.as_posix()), natural_order(file.stem)))
+
+
 def _split(file_name: str, path: Path) -> tuple[str, str]:
     """Video and frame of a file name such as ``video/00000.jpg`` in ``path``."""
     parts = PurePosixPath(file_name.replace("\\", "/")).parts
     for part in parts:
         check_name(part, path)
     return "/".join(parts[:-1]), PurePosixPath(parts[-1]).stem
+
+
+def _order(file_name: str, path: Path) -> list:
+    """Sort key of a file name in ``path``: frames of a video in succession, also where there are ``v1`` and ``v01``."""
+    return [natural_order(name) for name in _split(file_name, path)]
 
 
 def _size(height: Any, width: Any) -> tuple[int, int]:
@@ -143,11 +154,11 @@ def _read_void_png(path: Path, video: str) -> Iterator[Frame]:
 def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
     """A 0/255 image for each object and frame: video/object/frame.png with a number as object, or video/frame.png."""
     frames: dict[tuple[str, str], list[tuple[str, Path]]] = {}
-    files = [path for path in files_below(folder) if path.suffix.lower() in (".png", ".bmp")]
-    for path in sorted(files, key=lambda path: natural_order(path.relative_to(folder).as_posix())):
+    for path in _files(folder, ".png", ".bmp"):
         parts = path.relative_to(folder).parts[:-1]
-        key = parts[-1] if parts and parts[-1].isdecimal() else "1"
-        video = "/".join(parts[:-1] if parts and parts[-1].isdecimal() else parts)
+        has_objects = len(parts) > 1 and parts[-1].isdecimal()
+        key = parts[-1] if has_objects else "1"
+        video = "/".join(parts[:-1] if has_objects else parts)
         frames.setdefault((video, path.stem), []).append((key, path))
     for (video, name), objects in sorted(frames.items(), key=lambda frame: (frame[0][0], natural_order(frame[0][1]))):
         masks = [(key, np.array(_open(path).convert("L")) > 127) for key, path in objects]
@@ -192,7 +203,7 @@ def _place(inside: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np
 def _read_cvat(path: Path, _: str) -> Iterator[Frame]:
     """CVAT for images 1.1 (``<image>``) or CVAT for video 1.1 (``<track>``)."""
     root = ET.fromstring(read_bytes(path, "annotations of CVAT"))
-    for image in sorted(root.iter("image"), key=lambda image: natural_order(image.attrib["name"])):
+    for image in sorted(root.iter("image"), key=lambda image: _order(image.attrib["name"], path)):
         size = _size(image.attrib["height"], image.attrib["width"])
         shapes = sorted(image, key=lambda shape: int(shape.get("z_order", 0)))
         objects = [(_cvat_key(shape), _cvat_mask(shape, size)) for shape in shapes if shape.tag != "tag"]
@@ -223,7 +234,11 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
         return _polygons([[float(number) for point in at["points"].split(";") for number in point.split(",")]], size)
     if shape.tag == "box":
         x0, y0, x1, y1 = (float(at[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return _polygons([[x0, y0, x1, y0, x1, y1, x0, y1]], size)
+        turn = cmath.rect(1, math.radians(float(at.get("rotation", 0))))  # clockwise around the centre
+        centre = complex(x0 + x1, y0 + y1) / 2
+        corners = [centre + (complex(x, y) - centre) * turn for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+        # Without errors of rounding, which may move the outline where it is exactly between two pixels.
+        return _polygons([[round(number, 6) for corner in corners for number in (corner.real, corner.imag)]], size)
     if shape.tag == "mask":
         counts = [int(count) for count in at["rle"].split(",")]  # row by row, background first
         if sum(counts) != int(at["height"]) * int(at["width"]):
@@ -236,21 +251,39 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
 def _read_coco(path: Path, _: str) -> Iterator[Frame]:
     """Objects have no identity across images unless annotations have a ``track_id``; else they are numbered."""
     content = read_json(path, "annotations in the format of COCO")
+    key = _coco_keys(content["annotations"])
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
-    for image in sorted(content["images"], key=lambda image: natural_order(image["file_name"])):
+    for image in sorted(content["images"], key=lambda image: _order(image["file_name"], path)):
         size = _size(image["height"], image["width"])
         objects = [
-            (_coco_key(annotation, number), _coco_mask(annotation["segmentation"], size))
+            (key(annotation, number), _coco_mask(annotation["segmentation"], size))
             for number, annotation in enumerate(by_image.get(image["id"], []), 1)
         ]
         yield Frame(*_split(image["file_name"], path), size, objects)
 
 
-def _coco_key(annotation: dict[str, Any], number: int) -> str:
-    attributes = annotation.get("attributes") or {}
-    return str(annotation.get("track_id", attributes.get("track_id", number)))
+def _coco_keys(annotations: Sequence[dict[str, Any]]) -> Callable[[dict[str, Any], int], str]:
+    """A function that gives an annotation of a file, and its place in its image or video, its key.
+
+    That is the track id or, if there is none, the place. Where both occur, or track ids that cannot be ids of objects,
+    keys are names that tell them apart.
+    """
+
+    def track_id(annotation: dict[str, Any]) -> Any:
+        own = annotation.get("track_id")
+        return own if own is not None else (annotation.get("attributes") or {}).get("track_id")
+
+    def key(annotation: dict[str, Any], number: int) -> str:
+        track = track_id(annotation)
+        if are_ids:
+            return str(number if track is None else track)
+        return f"annotation {number}" if track is None else f"track {track}"
+
+    found = {str(track_id(annotation)) for annotation in annotations}
+    are_ids = found == {"None"} or found <= {str(i) for i in range(1, 255)}
+    return key
 
 
 def _coco_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
@@ -259,12 +292,13 @@ def _coco_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
     content = read_json(path, "annotations in the format of YouTube-VIS")
+    key = _coco_keys(content["annotations"])
     for video in content["videos"]:
         size = _size(video["height"], video["width"])
         annotations = [entry for entry in content["annotations"] if entry["video_id"] == video["id"]]
         for t, file_name in enumerate(video["file_names"]):
             objects = [
-                (_coco_key(annotation, number), _coco_mask(annotation["segmentations"][t], size))
+                (key(annotation, number), _coco_mask(annotation["segmentations"][t], size))
                 for number, annotation in enumerate(annotations, 1)
                 if annotation["segmentations"][t]
             ]
@@ -285,17 +319,16 @@ def _read_burst(path: Path, _: str) -> Iterator[Frame]:
 
 class Reader(NamedTuple):
     read: Callable[[Path, str], Iterator[Frame]]
-    suffix: str
-    in_folder: bool
+    suffix: str = ""  # of the files of a folder that it reads one by one
 
 
 READERS: dict[Format, Reader] = {
-    "masks": Reader(_read_png, "png", True),
-    "labelme": Reader(_read_labelme, "json", True),
-    "cvat": Reader(_read_cvat, "xml", False),
-    "coco": Reader(_read_coco, "json", False),
-    "youtube-vis": Reader(_read_youtube_vis, "json", False),
-    "burst": Reader(_read_burst, "json", False),
-    "masks-with-void": Reader(_read_void_png, "png", True),
-    "binary-masks": Reader(_read_binary, "", False),
+    "masks": Reader(_read_png, ".png"),
+    "labelme": Reader(_read_labelme, ".json"),
+    "cvat": Reader(_read_cvat),
+    "coco": Reader(_read_coco),
+    "youtube-vis": Reader(_read_youtube_vis),
+    "burst": Reader(_read_burst),
+    "masks-with-void": Reader(_read_void_png, ".png"),
+    "binary-masks": Reader(_read_binary),
 }

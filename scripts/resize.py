@@ -43,7 +43,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
         raise InputError(f"{source}: no such folder; expected the images to resize")
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{target}: lies in {source}; expected another place for the resized images")
-    paths = sorted(path for path in files_below(source) if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in files_below(source) if path.is_file())
     if not any(path.suffix.lower() in FRAME_SUFFIXES for path in paths):
         raise InputError(f"{source}: holds no .jpg or .png files; expected the images to resize")
     missing = [path for path in paths if not (target / path.relative_to(source)).exists()]

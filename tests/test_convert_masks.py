@@ -112,6 +112,89 @@ def test_coco_and_youtube_vis(tmp_path):
     assert np.array_equal(masks["v/00000.png"], 2 * square()) and np.array_equal(masks["v/00005.png"], square())
 
 
+FRAME = {"height": 8, "width": 10}
+BELOW = [[6, 5], [10, 5], [10, 8], [6, 8]]  # columns 6 to 9, rows 5 to 7
+
+
+def coco_annotations(names, **fields):
+    """One annotation for each object on an image: the first in the square, the second below it."""
+    polygons = [np.ravel(points).tolist() for points in (SQUARE, BELOW)]
+    return [{"segmentation": [p], "track_id": n, **fields} for p, n in zip(polygons, names, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("tracks", "ids"),
+    [((None, None), (1, 2)), ((2, None), (1, 2)), ((None, 1), (1, 2)), ((0, 1), (1, 2)), ((2, 300), (1, 2))]
+    + [((7, 3), (7, 3))],
+)
+def test_track_ids_that_are_missing_or_no_ids(tmp_path, tracks, ids):
+    """Objects stay apart, whatever a file says about their tracks, on images and in videos."""
+    images = [{"id": 1, "file_name": "v/0.jpg", **FRAME}]
+    annotations = coco_annotations(tracks, image_id=1)
+    annotations[1]["attributes"] = {"track_id": annotations[1].pop("track_id")}  # as CVAT writes it
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    for entry in annotations:
+        entry |= {"video_id": 1, "segmentations": [entry["segmentation"]]}
+    videos = [{"id": 1, "file_names": ["v/0.jpg"], **FRAME}]
+    (tmp_path / "vis.json").write_text(json.dumps({"videos": videos, "annotations": annotations}))
+    for name in ("coco", "vis"):
+        convert([str(tmp_path / f"{name}.json"), str(tmp_path / name)])
+        mask = masks_in(tmp_path / name)["v/0.png"]
+        assert (mask[1, 2], mask[5, 6]) == ids
+
+
+@pytest.mark.parametrize("source", ["labelme", "cvat.xml", "coco.json"])
+def test_objects_keep_their_ids_beside_a_video_whose_name_is_the_same_number(tmp_path, source):
+    images, annotations, xml = [], [], ""
+    for video in ("v1", "v01"):
+        for t, names in enumerate((("cat", "dog"), ("dog", "cat"))):
+            shapes = [labelme_shape(name, points) for name, points in zip(names, (SQUARE, BELOW), strict=True)]
+            images.append({"id": len(images), "file_name": f"{video}/{t}.jpg", **FRAME})
+            annotations += coco_annotations(names, image_id=images[-1]["id"])
+            xml += f'<image name="{video}/{t}.jpg" height="8" width="10">'
+            for shape in shapes:
+                points = ";".join(f"{x},{y}" for x, y in shape["points"])
+                xml += f'<polygon label="{shape["label"]}" points="{points}"/>'
+            xml += "</image>"
+            if source == "labelme":
+                (tmp_path / source / video).mkdir(parents=True, exist_ok=True)
+                content = {"shapes": shapes, "imageHeight": 8, "imageWidth": 10}
+                (tmp_path / source / f"{video}/{t}.json").write_text(json.dumps(content))
+    if source != "labelme":
+        text = json.dumps({"images": images, "annotations": annotations})
+        (tmp_path / source).write_text(f"<annotations>{xml}</annotations>" if source == "cvat.xml" else text)
+    convert([str(tmp_path / source), str(tmp_path / "out")])
+    found = {name: (mask[1, 2], mask[5, 6]) for name, mask in masks_in(tmp_path / "out").items()}
+    assert found == {f"{video}/{t}.png": ids for video in ("v1", "v01") for t, ids in enumerate(((1, 2), (2, 1)))}
+
+
+@pytest.mark.parametrize("angle", [0, 45, 90])
+def test_cvat_turns_boxes_clockwise(tmp_path, angle):
+    box = f'<box label="a" xtl="20" ytl="25" xbr="80" ybr="35" rotation="{angle}"/>'
+    image = f'<image name="0.jpg" width="100" height="60">{box}</image>'
+    (tmp_path / "in.xml").write_text(f"<annotations>{image}</annotations>")
+    convert([str(tmp_path / "in.xml"), str(tmp_path / "out")])
+    mask = masks_in(tmp_path / "out")["0.png"]
+    y, x = np.mgrid[:60, :100] - np.array([29.5, 49.5])[:, None, None]  # from the centre of the box
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    along, across = x * cos + y * sin, y * cos - x * sin
+    expected = (abs(along) < 30) & (abs(across) < 5)
+    assert (mask != expected).sum() <= (angle % 90 > 0) * 60  # of the outline
+
+
+def test_results_of_an_evaluation(tmp_path):
+    """Neither records, overlays and hidden files are masks, nor a folder with the suffix of annotations."""
+    out = tmp_path / "out"
+    write_mask(out / "v/00000.PNG", square())
+    for folder in (".records", "overlay", ".ipynb_checkpoints", "x.json"):
+        (out / folder).mkdir()
+    for name in (".records/v.json", "overlay/v.png", ".ipynb_checkpoints/a.png", "v/._00000.png"):
+        (out / name).write_text("{}")
+    convert([str(out), str(tmp_path / "vis.json"), "--to", "youtube-vis"])
+    (video,) = json.loads((tmp_path / "vis.json").read_text())["videos"]
+    assert video["file_names"] == ["v/00000.jpg"]
+
+
 def test_burst_void_and_binary_masks(tmp_path):
     counts = coco_mask.encode(np.asfortranarray(square()))["counts"].decode()
     sequence = {
@@ -134,11 +217,12 @@ def test_burst_void_and_binary_masks(tmp_path):
     assert np.array_equal(masks_in(tmp_path / "no_void")["v/frame1.png"], 4 * square())
 
     other = np.flipud(np.fliplr(square()))
-    for name, mask in (("many/1/0", square()), ("many/2/0", other), ("single/0", square())):
+    for name, mask in (("many/1/0", square()), ("many/2/0", other), ("single/0", square()), ("007/0", square())):
         write_mask(tmp_path / f"binary/{name}.png", mask, binary=True)
     convert([str(tmp_path / "binary"), str(tmp_path / "ids"), "--from", "binary-masks"])
     ids = masks_in(tmp_path / "ids")
-    assert np.array_equal(ids["single/0.png"], square()) and ids.keys() == {"many/0.png", "single/0.png"}
+    assert ids.keys() == {"many/0.png", "single/0.png", "007/0.png"}
+    assert np.array_equal(ids["single/0.png"], square()) and np.array_equal(ids["007/0.png"], square())
     assert np.array_equal(ids["many/0.png"], np.where(other, 2, square()))
 
 

@@ -7,7 +7,7 @@ import platform
 import re
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,26 @@ def read_json(path: Path, expected: str) -> Any:
         raise InputError(f"{path}: cannot be read as JSON ({error}); expected {expected}") from error
 
 
+def visible(names: Collection[str]) -> list[str]:
+    """The names in a folder without hidden ones and, beside the ``.records`` of an evaluation, its ``overlay``."""
+    overlay = "overlay" if ".records" in names else None
+    return [name for name in names if not name.startswith(".") and name != overlay]
+
+
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder. Raises OSError for a folder that cannot be read, which `Path.rglob` leaves out."""
+    """Every file below a folder whose path there is `visible`.
+
+    Raises OSError for a folder that cannot be read, which `Path.rglob` leaves out.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    return [Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names]
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = visible(folders)
+        files += [Path(parent, name) for name in visible(names)]
+    return files
 
 
 def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) -> None:
