@@ -162,7 +162,8 @@ def _print_scores(videos: Sequence[Video], truth: Path, results: Path) -> None:
     """J and F of the videos that have more masks in ``truth`` than were given."""
     frames = {}
     for video in videos:
-        names = {path.stem for path in (truth / video.name).glob("*.png")} & set(video.outputs or ())
+        masks = [path for path in (truth / video.name).glob("[!.]*") if path.suffix.lower() == ".png"]
+        names = {path.stem for path in masks} & set(video.outputs or ())
         if len(names) > max(2, len(video.masks)):
             frames[video.name] = names
     try:

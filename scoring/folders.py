@@ -11,6 +11,7 @@ from datasets.frames import natural_order
 from datasets.images import read_mask
 from scoring.metrics import FrameScore, Summary, mean_summary, score_masks, statistics
 from util.errors import InputError
+from util.files import visible
 from util.parallel import parallel_map
 
 ABSENT = FrameScore(1.0, 1.0, False)  # of an object in neither mask
@@ -125,11 +126,13 @@ def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
+
+    def entries(folder: Path) -> list[Path]:  # not `glob`, which takes a folder that cannot be read for an empty one
+        return [folder / name for name in visible([path.name for path in folder.iterdir()])]
+
     masks = {}
-    for path in (*sorted(path for path in folder.iterdir() if path.is_dir()), folder):
-        # Not `glob`, which takes a folder that cannot be read for an empty one.
-        paths = [file for file in path.iterdir() if file.suffix == ".png" and not file.name.startswith(".")]
-        if paths:
+    for path in (*sorted(path for path in entries(folder) if path.is_dir()), folder):
+        if paths := [file for file in entries(path) if file.suffix.lower() == ".png"]:
             masks[path] = {path.stem: path for path in sorted(paths, key=lambda path: natural_order(path.stem))}
     if not masks:
         raise InputError(f"{folder}: no masks in it; expected <video>/<frame>.png")

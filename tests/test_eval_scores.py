@@ -119,7 +119,7 @@ def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines):
     own = tmp_path / "own"
     for t in range(5):
         write_image(own / f"JPEGImages/v/{t:05d}.jpg", frame(t))
-        write_mask(own / f"GroundTruth/v/{t:05d}.png", ids_at(t, 1))
+        write_mask(own / f"GroundTruth/v/{t:05d}.PNG", ids_at(t, 1))
     write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
     assert "\nv " in evaluate(eval_generic, "--data_path", own)
     check_defaults(tmp_path / "out", "v", engines, top_k=50)

@@ -17,6 +17,7 @@ from datasets.images import read_image, write_image, write_mask
 from scoring.folders import format_table, score_folders
 from scoring.metrics import boundary_map, score_masks, statistics
 from scripts.plot_scores import plot_scores, plt
+from scripts.score import main as run_score
 from util.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,6 +216,25 @@ def test_faulty_folders(tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as error:
         score_folders(tmp_path / "t", tmp_path / "p")
     assert "\n" not in str(error.value)
+
+
+def test_results_of_an_evaluation_may_be_either_folder(tmp_path):
+    save(tmp_path / "v", video({1: 0}))
+    for path in list((tmp_path / "v").iterdir()):
+        path.rename(path.with_suffix(".PNG"))
+    for name in (".records/v.json", "overlay/v.png", ".cache/a.png", "v/._00000.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    scores = score_folders(tmp_path, tmp_path)
+    assert scores.videos().keys() == {"v"} and scores.summary().jf == 1 and not scores.notes
+
+
+def test_names_of_videos_on_the_command_line(tmp_path, capsys):
+    save(tmp_path / "v", video({1: 0}))
+    with pytest.raises(SystemExit):
+        run_score([str(tmp_path), str(tmp_path), "--videos", f"v, {'w' * 300}"])
+    error = capsys.readouterr().err
+    assert f"{tmp_path / ('w' * 300)}: no ground truth" in error and error.count("\n") == 1
 
 
 def run_script(name, *arguments):
