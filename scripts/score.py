@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets.frames import check_folder, read_names
+from eval_flags import video_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, Parser, exit_on_input_error
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("truth", type=Path, help="folder of ground-truth masks")
     add("prediction", type=Path, help="folder of predicted masks")
     videos_help = "names separated by commas, or a text file with a name on each line (default: all with ground truth)"
-    add("--videos", help=f"videos to score: {videos_help}")
+    add("--videos", type=video_names, metavar="A,B", help=f"videos to score: {videos_help}")
     all_help = "also score the first and last frame of each video and the first of each object"
     add("--all_frames", action="store_true", help=all_help)
     seen_help = (
@@ -126,16 +127,13 @@ def main(arguments: list[str] | None = None) -> None:
     if args.meta and not args.seen:
         raise InputError("--meta: has the categories for --seen, which is not given")
 
-    videos = args.videos
-    if videos:
-        videos = read_names(Path(videos)) if Path(videos).is_file() else videos.split(",")
     listed = set(read_names(args.seen)) if args.seen else set()
     for output, mark in ((args.csv, b"J&F"), (args.json, b"J&F"), (args.plot, b"Matplotlib")):
         if output:
             check_output(output, [args.truth, args.prediction], mark)
     if args.images:
         check_folder(args.images, "VIDEO/FRAME.jpg for --images")
-    scores = score_folders(args.truth, args.prediction, videos, args.all_frames, args.workers)
+    scores = score_folders(args.truth, args.prediction, args.videos, args.all_frames, args.workers)
     groups = seen_and_unseen(scores, listed, args.meta) if args.seen else {}
     print(format_table(scores, groups))
     for note in scores.notes:
