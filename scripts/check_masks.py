@@ -176,15 +176,19 @@ def check(name: Path, masks: dict[Path, tuple[int, int]], target: Path | None) -
     if not any(held.values()):
         faults.append(Fault(name, "has no usable mask with an object"))
     table = name_objects(list(dict.fromkeys(itertools.chain.from_iterable(held.values()))))
-    if colours := [f"#{label - COLOUR:06x} is {i}" for label, i in table.items() if label >= COLOUR]:
-        faults.append(Fault(name, "has colours instead of ids", ", ".join(colours)))
+    others = {f"#{n - COLOUR:06x}" if n >= COLOUR else str(n): i for n, i in table.items() if n != i}
+    if others:
+        fix = ", ".join(f"{label} is {i}" for label, i in others.items())
+        faults.append(Fault(name, "has colours or numbers above 255 instead of ids", fix))
     for path, present in held.items():
         if not table.keys() >= set(present):
             faults.append(Fault(path, "holds white or colours, other masks ids; only you know which ids these are"))
+        elif target and (file := target / f"{path.stem}.png").exists():
+            faults.append(Fault(path, f"is left out, as another mask is {file}; expected masks of different names"))
         elif target:
             labels, _ = read(path, masks[path])  # again: all masks of a long video may not fit into memory
             ids = np.vectorize({0: 0, **table}.get, otypes=[np.uint8])(labels)
-            write_mask(target / f"{path.stem}.png", ids)
+            write_mask(file, ids)
     return faults
 
 
@@ -218,7 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
         masks = {Path(re.sub("^[0-9]+:", "", mask)): size for mask in args.mask}
         faults = check(args.video, masks, args.fix)
     else:
-        names = sorted({path.name for path in args.folder.glob("[JA]*/[!.]*") if path.is_dir()})
+        folders = [path for kind in ("JPEGImages", "Annotations") for path in (args.folder / kind).glob("[!.]*")]
+        names = sorted({path.name for path in folders if path.is_dir()})
         if not names:
             raise InputError(f"{args.folder}: expected a folder that contains JPEGImages/VIDEO and Annotations/VIDEO")
         checked = parallel_map(lambda name: check_folder(args.folder, name, args.fix), names, "Checking")

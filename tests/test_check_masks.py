@@ -170,7 +170,8 @@ def test_what_is_uncertain_is_left_to_the_user(tmp_path, folder, check, fault):
 
 
 def test_valid_masks_have_no_faults(tmp_path, folder, check):
-    """Many, small and thin objects, and a mask of 0 and 255 alone."""
+    """Many, small and thin objects, and a mask of 0 and 255 alone, beside a folder that is none of the two."""
+    (folder / "Annotations_old/removed").mkdir(parents=True)
     many = np.zeros(SIZE, np.uint8)
     for i in range(30):
         many[12 * (i // 6) + 3 : 12 * (i // 6) + 9, 16 * (i % 6) + 2 : 16 * (i % 6) + 9] = i + 1
@@ -181,13 +182,20 @@ def test_valid_masks_have_no_faults(tmp_path, folder, check):
     assert (read_mask(tmp_path / "fixed/Annotations/a/00002.png") == many).all()
 
 
-def test_a_colour_is_the_same_object_in_all_masks_of_a_video(tmp_path, folder, check):
+@pytest.mark.parametrize(
+    ("labels", "names", "meant"),
+    [
+        (COLOURS, "#00ff00 is 1, #0000ff is 2, #ff0000 is 3", [0, 3, 1, 0, 0, 2]),
+        (np.arange(6, dtype=np.uint16) * 300, "600 is 1, 300 is 2, 1500 is 3", [0, 2, 1, 0, 0, 3]),
+    ],
+)
+def test_a_colour_is_the_same_object_in_all_masks_of_a_video(tmp_path, folder, check, labels, names, meant):
     for t, ids in ((0, np.where(IDS == 2, 2, 0)), (2, IDS)):
-        Image.fromarray(COLOURS[ids]).save(folder / f"Annotations/a/{t:05d}.png")
+        Image.fromarray(labels[ids]).save(folder / f"Annotations/a/{t:05d}.png")
     _, lines = check(folder, "--fix", tmp_path / "fixed")
-    assert any("#00ff00 is 1, #0000ff is 2, #ff0000 is 3" in line for line in lines)
+    assert any(f"instead of ids; fixed: {names}" in line for line in lines)
     first, later = (read_mask(tmp_path / f"fixed/Annotations/a/{t:05d}.png") for t in (0, 2))
-    assert (first == (IDS == 2)).all() and (later == np.array([0, 3, 1, 0, 0, 2])[IDS]).all()
+    assert (first == (IDS == 2)).all() and (later == np.array(meant)[IDS]).all()
 
 
 def test_masks_of_a_video_file(tmp_path, check):
@@ -203,6 +211,10 @@ def test_masks_of_a_video_file(tmp_path, check):
     code, lines = check("--video", video, "--mask", masks[0], f"30:{masks[1]}", "--fix", tmp_path / "fixed")
     assert code == 0 and f"{masks[1]}: is 119×90, but its frame is 120×90; fixed: resized (nearest neighbour)" in lines
     assert [set(np.unique(read_mask(tmp_path / "fixed" / mask.name))) for mask in masks] == [{0, 1, 2, 5}, {0, 1}]
+    same = tmp_path / "m2/first.png"
+    write_mask(same, ONE)
+    code, lines = check("--video", video, "--mask", masks[0], f"5:{same}", "--fix", tmp_path / "two")
+    assert code == 1 and any(line.startswith(f"{same}: is left out") for line in lines)
     for wrong in (["--video", video], ["--mask", masks[0]], [], [tmp_path, "--video", video, "--mask", masks[0]]):
         assert check(*wrong)[0] == 2
     assert check("--video", tmp_path / "none.mp4", "--mask", masks[0])[0] == 2
