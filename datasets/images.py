@@ -42,7 +42,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, from the header alone; 1 where there is none or it cannot be read."""
     try:
         # Not the method of PNG images: it decodes all pixels to look for EXIF data behind them.
@@ -63,7 +63,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+    return (image.width, image.height) if exif_orientation(image) >= 5 else (image.height, image.width)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def read_image(path: Path, shrink: int = 1, size: tuple[int, int] | None = None)
             raise InputError(
                 f"{path}: is {width}×{height} pixels; expected {size[1]}×{size[0]}, like its mask and video"
             )
-        orientation, decoded = _orientation(image), 1
+        orientation, decoded = exif_orientation(image), 1
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             # The reduced size is rounded up at the right and the bottom, which turning may move to another side.
             if orientation == 1 or image.width % shrink == image.height % shrink == 0:
@@ -144,7 +144,7 @@ def read_mask(path: Path, check: bool = True) -> np.ndarray:
             raise InputError(
                 f"{path}: is a {image.mode} image; expected a mask, an 8-bit palette or grey PNG; {ADVICE}"
             )
-        ids = _upright(np.array(image).astype(np.uint8), _orientation(image))
+        ids = _upright(np.array(image).astype(np.uint8), exif_orientation(image))
     if not check:
         return ids
     found = np.flatnonzero(_areas(ids)[1:]) + 1
@@ -194,7 +194,7 @@ def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
         has_palette = image.mode == "P" and bool((palette != palette[:, :1]).any())
         if image.mode.startswith("RGB") and np.ptp(np.asarray(image)[..., :3], axis=2).max() > 64:
             raise InputError(f"{path}: is a colour picture; expected a mask, grey or with a palette; {ADVICE}")
-        values = _upright(np.array(image if has_palette else image.convert("L")), _orientation(image))
+        values = _upright(np.array(image if has_palette else image.convert("L")), exif_orientation(image))
     return values, has_palette or values.max() <= 127
 
 

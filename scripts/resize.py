@@ -6,10 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets.frames import FRAME_SUFFIXES
-from datasets.images import write_image
+from datasets.images import exif_orientation, write_image
 from datasets.video import inference_size
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import files_below, write_bytes
@@ -21,8 +21,8 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
     """Copy every file below a source folder, images reduced to a short side of ``short_side`` pixels.
 
     Photos are averaged over the area of a pixel; masks, that is PNGs without colour or with a palette, use nearest
-    neighbour. Smaller images and other files are copied unchanged. Existing files are kept: files are written
-    atomically, so they are complete.
+    neighbour. Both are turned upright. Smaller images and other files are copied unchanged. Existing files are kept:
+    files are written atomically, so they are complete.
 
     ``doc``: the script's docstring; ``default``: the usual source and target, if any. Returns the exit code: 0, or 1
     if some images could not be read. Raises `InputError` if the source is not a folder with images, or if the target
@@ -63,6 +63,8 @@ def _convert(path: Path, target: Path, short_side: int) -> bool:
         data, image = path.read_bytes(), None
         if path.suffix.lower() in FRAME_SUFFIXES:
             image = Image.open(io.BytesIO(data))
+            if exif_orientation(image) > 1:
+                ImageOps.exif_transpose(image, in_place=True)
             image.load()
     except Exception as error:  # Pillow raises many types for damaged files
         reason = str(error).partition(" <_io.BytesIO")[0].partition("\n")[0]

@@ -47,6 +47,21 @@ def test_resize_youtube(tmp_path, capsys):
     assert not list(target.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photos_and_masks_are_turned_upright(tmp_path, suffix):
+    upright, exif = np.repeat(ids_at(3, 1, 7, size=(60, 100)), 2, 0), Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.rot90(upright))
+    stored.putpalette(PALETTE.tobytes())
+    (tmp_path / "in").mkdir()
+    stored.save(tmp_path / "in/mask.png", exif=exif)
+    stored.convert("RGB").save(tmp_path / f"in/photo.{suffix}", exif=exif)
+    resize_length.main([str(tmp_path / "in"), str(tmp_path / "out"), "--size", "50"])
+    small = read_mask(tmp_path / "out/mask.png")
+    assert small.shape == (60, 50) and (small == upright[1::2, 1::2]).all()
+    assert np.abs(read_image(tmp_path / f"out/photo.{suffix}").astype(int) - PALETTE[small]).mean() < 9
+
+
 def test_resize_length(tmp_path, capsys):
     for name, binary in (("a", True), ("b", False)):
         write_image(tmp_path / f"in/{name}.jpg", frame(0, (500, 800)))
