@@ -75,9 +75,8 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
     entries, missing = _videos(stage, data, cutouts) if stage else _stills(data)
     for text in data.extra:
         images, masks, repeat, divisor = parse_extra(text)
-        files = images.iterdir() if images.is_dir() else ()
         clips: ClipSource
-        if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in files):
+        if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in images.glob("[!.]*")):
             clips = StaticClips(static_pairs(images, masks), data, max_objects)
         else:
             clips = VideoClips(VideoFolder(images, masks), data, cutouts, divisor=divisor)
@@ -133,7 +132,7 @@ def _videos(stage: int, data: DataConfig, cutouts: list[Pair]) -> tuple[list[Ent
 
 def _static_folders(root: Path) -> list[Path]:
     """The sets in ``root``, or ``root`` itself if images lie in it."""
-    files = sorted(root.iterdir()) if root.is_dir() else []
+    files = sorted(root.glob("[!.]*"))
     if any(path.suffix.lower() in (".jpg", ".jpeg") for path in files):
         return [root]
-    return [path for path in files if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in files if path.is_dir()]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -25,26 +25,46 @@ class Pair(NamedTuple):
         check_mask_size(self.mask, image_size(self.mask), self.image.name, image_size(self.image))
 
 
+def _pair(image: Path, mask: Path) -> Pair:
+    """The ``mask`` has the name of the image; its suffix becomes .png, or .PNG where only that exists."""
+    found = (path for suffix in (".png", ".PNG") if (path := mask.with_suffix(suffix)).is_file())
+    return Pair(image, next(found, mask.with_suffix(".png")))
+
+
+def _images_below(folder: Path, suffixes: Collection[str], around: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The images that are not hidden. ``around``: folders on the way, to which a link may lead back."""
+    place = os.path.realpath(folder)
+    for path in folder.glob("[!.]*") if place not in around else ():
+        if path.is_dir():
+            yield from _images_below(path, suffixes, (*around, place))
+        elif path.suffix.lower() in suffixes:
+            yield path
+
+
 def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
     """The JPEG files under ``images``, at any depth, each with the PNG mask of the same name beside it.
 
-    With ``masks``, the masks are at the same places under that folder, and images may be PNG, too. Raises `InputError`,
-    naming the file, if there are no images, or if an image has no mask or one of another size.
+    With ``masks``, the masks are at the same places under that folder, and images may be PNG, too. Hidden files and
+    folders are left out. Raises `InputError`, naming the file, if there are no images, or if an image has no mask or
+    one of another size.
     """
     suffixes = FRAME_SUFFIXES if masks and masks != images else (".jpg", ".jpeg")
-    found = (Path(folder, file) for folder, _, files in os.walk(images, followlinks=True) for file in files)
-    photos = sorted(path for path in found if path.suffix.lower() in suffixes)
+    photos = sorted(_images_below(images, suffixes))
     if not photos:
         raise InputError(f"{images}: no images; expected JPEG files, each with a PNG mask of the same name")
-    pairs = [Pair(photo, ((masks or images) / photo.relative_to(images)).with_suffix(".png")) for photo in photos]
+
+    def checked(photo: Path) -> Pair:
+        pair = _pair(photo, (masks or images) / photo.relative_to(images))
+        pair.check()
+        return pair
+
     with ThreadPoolExecutor() as pool:
-        list(pool.map(Pair.check, pairs))
-    return pairs
+        return list(pool.map(checked, photos))
 
 
 class VideoFolder:
-    """Videos in ``images/<video>/<frame>.jpg|png`` and ``masks/<video>/<frame>.png``, without the frames that have no
-    mask.
+    """Videos in ``images/<video>/<frame>.jpg|png`` and ``masks/<video>/<frame>.png``, without hidden ones and without
+    the frames that have no mask.
 
     ``videos`` names those to use (default: all in ``images``); a warning tells of those that are missing. Raises
     `InputError`, naming the folder or file, if there are none, if one has no annotated frames, or if its first mask has
@@ -53,7 +73,7 @@ class VideoFolder:
 
     def __init__(self, images: Path, masks: Path, videos: Sequence[str] | None = None) -> None:
         self.images, self.masks = images, masks
-        present = {path.name for path in images.iterdir() if path.is_dir()} if images.is_dir() else set()
+        present = {path.name for path in images.glob("[!.]*") if path.is_dir()}
         listed = present if videos is None else set(videos)
         self.videos, missing = sorted(listed & present), sorted(listed - present)
         if not self.videos:
@@ -75,14 +95,14 @@ class VideoFolder:
     def pair(self, index: int, frame: str) -> Pair:
         """The files of a frame that `frames` listed."""
         video = self.videos[index]
-        return Pair(self.images / video / frame, (self.masks / video / frame).with_suffix(".png"))
+        return _pair(self.images / video / frame, self.masks / video / frame)
 
     def _annotated_frames(self, video: str) -> str:
         """File names, joined with slashes: one object per video for the workers to share instead of thousands."""
         images, masks = self.images / video, self.masks / video
-        annotated = {name.rpartition(".")[0] for name in frame_files(masks) if name.endswith(".png")}
+        annotated = {name.rpartition(".")[0] for name in frame_files(masks) if name.lower().endswith(".png")}
         frames = [name for name in frame_files(images) if name.rpartition(".")[0] in annotated]
         if not frames:
             raise InputError(f"{masks}: no annotations; expected a PNG for the frames in {images}")
-        Pair(images / frames[0], (masks / frames[0]).with_suffix(".png")).check()
+        _pair(images / frames[0], masks / frames[0]).check()
         return "/".join(frames)

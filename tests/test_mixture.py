@@ -1,6 +1,7 @@
 """The training data of each stage, and the checks of its settings."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,22 @@ def test_extra_data_are_stills_or_videos_with_a_rate_of_their_own(tmp_path):
     stills, clips, _ = (entry.clips for entry in mixture.entries)
     assert isinstance(stills, StaticClips) and isinstance(clips, VideoClips) and clips.divisor == 5
     assert stills.sample(0, np.random.default_rng(0), 0.0).valid.tolist() == [1, 1]  # two slots in a video stage
+
+
+def test_hidden_files_links_that_lead_back_and_capital_suffixes(tmp_path):
+    own, videos = tmp_path / "static_root/own", tmp_path / "JPEGImages"
+    write_static(own, 2)
+    write_videos(tmp_path, ["a"], frames=3)
+    (own / "self").symlink_to(own, target_is_directory=True)
+    for folder in (own.parent, own, own / ".Trash", videos, videos / ".Trash"):
+        save_photo(folder / "._0.jpg", blob(20, 30))
+    shutil.copy(own / "0.jpg", own / ".Trash")
+    for mask in (own / "1.png", tmp_path / "Annotations/a/00001.png"):
+        mask.rename(mask.with_suffix(".PNG"))
+    assert sizes(build_dataset(0, data_in(tmp_path))) == {"own": (2, 1)}
+    clips = build_dataset(3, data_in(tmp_path, extra=(f"{videos}:{tmp_path}/Annotations",))).entries[0].clips
+    assert len(clips) == 1 and clips.videos.frames(0) == [f"{t:05d}.jpg" for t in range(3)]
+    assert clips.videos.pair(0, "00001.jpg").mask.is_file()
 
 
 def test_copy_paste_needs_images(tmp_path):
