@@ -11,6 +11,8 @@ from datasets.frames import FRAME_SUFFIXES, frame_files
 from datasets.images import check_mask_size, image_size
 from util.errors import InputError
 
+MAX_SIDE = 32766  # of an image, in pixels, for OpenCV's warps
+
 
 class Pair(NamedTuple):
     """An image file and the file of its mask."""
@@ -19,10 +21,16 @@ class Pair(NamedTuple):
     mask: Path
 
     def check(self) -> None:
-        """Raise `InputError` if the mask is missing or of another size than the image; reads the headers only."""
+        """Raise `InputError` if the mask is missing or of another size, or the image is too large to be augmented.
+
+        Reads the headers only.
+        """
         if not self.mask.is_file():
             raise InputError(f"{self.image}: has no mask; expected {self.mask}")
-        check_mask_size(self.mask, image_size(self.mask), self.image.name, image_size(self.image))
+        height, width = image_size(self.image)
+        if max(height, width) > MAX_SIDE:
+            raise InputError(f"{self.image}: is {width}×{height} pixels; expected at most {MAX_SIDE} along each side")
+        check_mask_size(self.mask, image_size(self.mask), self.image.name, (height, width))
 
 
 def _pair(image: Path, mask: Path) -> Pair:

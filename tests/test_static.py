@@ -110,6 +110,9 @@ def test_faulty_images_and_masks_are_named(tmp_path):
     fails("0.png: is a colour picture")
     write_mask(mask, np.zeros((80, 100), np.uint8))
     fails("0.png: no object in this")
+    save_photo(tmp_path / "0.jpg", np.zeros((1, 32767)))
+    fails("0.jpg: is 32767×1 pixels; expected at most 32766")
+    write_static(tmp_path, 1)
     write_mask(mask, blob(80, 100))
     photo = tmp_path / "0.jpg"
     photo.write_bytes(photo.read_bytes()[:-400])
