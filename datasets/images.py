@@ -187,14 +187,19 @@ def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
     """The H×W uint8 values of a still image's mask, and whether they are object ids.
 
     Values of a PNG with a colour palette are ids, and so are grey values if none is above 127, as in binary masks.
-    Raises `InputError` for a damaged file or a colour picture.
+    Raises `InputError` for a damaged file, a colour picture, or one whose transparency may be the mask.
     """
     with _open(path) as image:
         palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
         has_palette = image.mode == "P" and bool((palette != palette[:, :1]).any())
         if image.mode.startswith("RGB") and np.ptp(np.asarray(image)[..., :3], axis=2).max() > 64:
             raise InputError(f"{path}: is a colour picture; expected a mask, grey or with a palette; {ADVICE}")
-        values = _upright(np.array(image if has_palette else image.convert("L")), exif_orientation(image))
+        values = np.array(image if has_palette else image.convert("L"))
+        if "A" in image.getbands():
+            transparent = np.asarray(image.getchannel("A")) == 0
+            if transparent.any() and (values[transparent].any() or not values.any()):
+                raise InputError(f"{path}: may be a mask by its transparency; expected black and white; {ADVICE}")
+        values = _upright(values, exif_orientation(image))
     return values, has_palette or values.max() <= 127
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from datasets.images import read_static_mask, write_mask
 from datasets.sampling import choose_frames, max_jump, split_objects, visible_objects
+from util.errors import InputError
 
 
 def test_max_jump_follows_the_schedule():
@@ -94,6 +95,17 @@ def test_index_masks_give_objects_that_are_large_enough(tmp_path):
     write_mask(tmp_path / "empty.png", np.zeros_like(ids))
     (empty,) = split(tmp_path / "empty.png", 2)
     assert empty.shape == ids.shape and not empty.any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_in_the_transparency_are_refused(tmp_path, channels):
+    shape = np.eye(10, dtype=np.uint8) * np.uint8(255)
+    for grey in (0, 3, 255):
+        Image.fromarray(np.dstack([np.full_like(shape, grey)] * channels + [shape])).save(tmp_path / "a.png")
+        with pytest.raises(InputError, match="a.png: may be a mask by its transparency"):
+            split(tmp_path / "a.png")
+    Image.fromarray(np.dstack([shape] * (channels + 1))).save(tmp_path / "a.png")  # black where it is transparent
+    assert np.array_equal(split(tmp_path / "a.png")[0], shape)
 
 
 def test_binary_masks_keep_their_soft_edge(tmp_path):
