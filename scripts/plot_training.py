@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False  # a name may hold dollars
     figure, axes = plt.subplots(1, len(CURVES), figsize=(5 * len(CURVES), 4), layout="constrained")
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
         for run, curves in runs.items():

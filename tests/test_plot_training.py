@@ -9,7 +9,7 @@ ENTRY = '{"iteration": 1, "loss": 0.5, "iou": 0.5, "lr": 1e-4, "seconds": 1}\n'
 
 
 def test_gaps_and_other_entries_are_skipped(tmp_path, capsys):
-    log = tmp_path / "run" / "run_log.jsonl"
+    log = tmp_path / "run$_{$1" / "run_log.jsonl"
     log.parent.mkdir()
     log.write_text('{"config": {}}\n' + ENTRY + '{"iteration": 3, "loss": NaN, "val": 1}\n{"iteration": 2, "los')
     for run in (log.parent, log):

@@ -170,16 +170,18 @@ def test_folders(tmp_path):
 
 def test_the_scorer_drops_the_same_last_frame_as_the_reader(tmp_path):
     names = ["shot1_8", "shot1_9", "shot1_10", "shot2_1"]
+    images, masks = tmp_path / "images/v$_{$1", tmp_path / "masks/v$_{$1"  # a formula that Matplotlib cannot read
     for name, mask in zip(names, video({1: 0}, frames=4), strict=True):
-        write_image(tmp_path / "images" / f"{name}.jpg", np.zeros((30, 40, 3), np.uint8))
-        write_mask(tmp_path / "masks" / f"{name}.png", mask)
-    scores = score_folders(tmp_path / "masks", tmp_path / "masks")
-    assert [path.stem for path in list_frames(tmp_path / "images")] == names
+        write_image(images / f"{name}.jpg", np.zeros((30, 40, 3), np.uint8))
+        (images / f"{name}.json").touch()
+        write_mask(masks / f"{name}.png", mask)
+    scores = score_folders(masks, masks)
+    assert [path.stem for path in list_frames(images)] == names
     assert scores.objects[0].frames == names[1:-1]
     plotted = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plt.Axes, "set_xticks", lambda axes, ticks, labels: plotted.append(labels))
-        plot_scores(scores, tmp_path / "plot.png")
+        plot_scores(scores, tmp_path / "plot.png", images.parent)
     assert plotted == [[names[1], names[2]]]
 
 
