@@ -40,7 +40,8 @@ def held_out_videos(settings: Validation) -> list[HeldOutVideo]:
     """
     if settings.val_root is None:
         return []
-    root, names = settings.val_root, [name.strip() for name in settings.val_videos.split(",") if name.strip()]
+    root = settings.val_root
+    names = list(dict.fromkeys(name.strip() for name in settings.val_videos.split(",") if name.strip()))
     images, masks = root / "JPEGImages", root / "Annotations"
     if davis := find_davis(root):
         base, year = davis

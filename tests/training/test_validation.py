@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def test_scores_are_those_of_the_evaluation(tiny_network, data, tmp_path):
     save_network(tmp_path / "w.pth", tiny_network())
-    settings = Validation(data / "DAVIS", "bear,bus", 1, 48)
+    settings = Validation(data / "DAVIS", "bear,bus, bear", 1, 48)
     network = load_network(tmp_path / "w.pth").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(3)
