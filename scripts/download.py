@@ -27,7 +27,8 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
     import gdown  # slow to import, and most runs download nothing
     import requests  # type: ignore[import-untyped]  # it has no stubs; gdown depends on it
 
-    unchecked = target.with_name(f"{target.name}.download")
+    content = hashlib.sha256((sha256 or url).encode()).hexdigest()[:8]  # what is begun continues with the same only
+    unchecked = target.with_name(f"{target.name}.{content}.download")
     digest = hashlib.sha256()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

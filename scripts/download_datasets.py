@@ -81,9 +81,10 @@ def is_installed(folder: Path, contents: tuple[str, ...]) -> bool:
 def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
     """Unpack a zip file beside ``target``, then move what the folder with the ``contents`` holds into ``target``.
 
-    Raises `InputError`, and leaves ``target`` as it was, for a damaged zip (which is deleted), for one without the
-    contents, and if ``target`` already holds something of the same name. No entry can leave the staging folder:
-    ``zipfile`` removes drives, leading slashes and ``..`` from names, and writes links as plain files.
+    Raises `InputError`, and leaves ``target`` as it was, for a damaged zip (which is deleted), for one of a kind that
+    ``zipfile`` cannot unpack, for one without the contents, and if ``target`` already holds something of the same name.
+    No entry can leave the staging folder: ``zipfile`` removes drives, leading slashes and ``..`` from names, and writes
+    links as plain files.
     """
     target = Path(os.path.realpath(target))  # a link to another disk: unpack there
     staging = target.parent / f".{target.name}.unpacking"
@@ -101,7 +102,10 @@ def unpack(file: Path, target: Path, contents: tuple[str, ...]) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for path in list(found.iterdir()):
             path.rename(target / path.name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # encrypted, or in a compression that `zipfile` lacks
+        advice = f"unpack it to {target} by hand, or delete it and run again"
+        raise InputError(f"{file}: cannot be unpacked ({error}); {advice}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         file.unlink()
         raise InputError(f"{file}: was not a complete zip file ({error}) and was deleted; run again") from error
     finally:

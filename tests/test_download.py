@@ -69,6 +69,16 @@ def test_a_download_continues_where_it_stopped(tmp_path, server, monkeypatch, st
     assert len(server.begins) == count
 
 
+def test_no_download_continues_with_another_file(tmp_path, server, monkeypatch):
+    server.files |= {"old": NOISE, "new": NOISE[::-1]}
+    monkeypatch.setattr(scripts.download, "RETRIES", 0)
+    server.cut = 700_000
+    with pytest.raises(InputError, match="download failed"):
+        download(f"{server.url}/old", tmp_path / "target")
+    download(f"{server.url}/new", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == NOISE[::-1] and server.begins == [0, 0]
+
+
 def test_a_wrong_checksum_leaves_nothing(tmp_path, server):
     server.files["file"] = NOISE
     with pytest.raises(InputError, match=f"{server.url}/file: has the SHA-256 .*; expected 00"):
@@ -113,12 +123,17 @@ def test_no_entry_leaves_the_target_folder(tmp_path, server, get):
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
 
 
+# As Windows packs large files: with a compression that Python lacks, by the table of contents.
+DEFLATE64 = re.sub(rb"(?s)(PK\x01\x02.{6})..", lambda entry: entry[1] + b"\x09\x00", make_zip(data_set()))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"<html>Quota exceeded</html>", "was not a complete zip file"),
         (make_zip(data_set())[:-200], "was not a complete zip file"),
         (make_zip(data_set()).replace(b"mask", b"mosk", 1), "was not a complete zip file"),  # wrong checksum
+        (DEFLATE64, "cannot be unpacked .* compression method"),
         (make_zip([("DAVIS/README.md", b"")]), "holds no folder with JPEGImages and Annotations"),
         (None, "download failed .*404"),
     ],
@@ -129,7 +144,9 @@ def test_what_is_not_the_data_set(tmp_path, server, get, content, message):
     code, error = get()
     assert code == 2 and re.search(message, error) and not (tmp_path / "data/DAVIS/2017/test-dev").exists()
     server.files[FILE] = make_zip(data_set())
-    if "holds no" not in message:  # a complete zip of something else is kept for its owner to look at
+    kept = "holds no" in message or "cannot be" in message  # a complete zip, for its owner to look at
+    assert (tmp_path / "data/downloads" / FILE).is_file() == kept
+    if not kept:
         assert get() == (0, "")
 
 
