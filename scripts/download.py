@@ -18,8 +18,8 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
 
     ``target`` appears once all bytes that the server announced are there and their hexadecimal ``sha256``, if given,
     is right. If the server stops sending or the connection breaks, the download continues where it stopped: up to
-    ``RETRIES`` times by itself, and again in the next call. With ``show``, a terminal shows the progress.
-    Raises `InputError` for a failed download and for a wrong checksum.
+    ``RETRIES`` times by itself, and again in the next call with the same ``sha256`` or, without one, ``url``. With
+    ``show``, a terminal shows the progress. Raises `InputError` for a failed download and for a wrong checksum.
     """
     if target.is_file():
         return
@@ -27,7 +27,7 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
     import gdown  # slow to import, and most runs download nothing
     import requests  # type: ignore[import-untyped]  # it has no stubs; gdown depends on it
 
-    content = hashlib.sha256((sha256 or url).encode()).hexdigest()[:8]  # what is begun continues with the same only
+    content = hashlib.sha256((sha256 or url).encode()).hexdigest()[:8]
     unchecked = target.with_name(f"{target.name}.{content}.download")
     digest = hashlib.sha256()
     try:
