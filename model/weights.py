@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from model.config import PRESETS, InferenceSettings
-from util.errors import InputError
+from util.errors import InputError, is_out_of_memory
 from util.files import atomic_path, check_is_file
 from util.settings import from_plain
 
@@ -83,6 +83,10 @@ def read_torch_file(path: Path) -> Any:
             _check_tensors(contents)
             return contents
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
 
 

@@ -48,8 +48,8 @@ WEIGHTS = {
 def fetch(name: str, url: str, saves: Path) -> Path:
     """Download weights of the STCN program as ``saves/NAME_original.pth``, and write ``saves/NAME.pth`` in own format.
 
-    Nothing happens if the latter exists. Raises `InputError` if the download fails, or if it is not such a file: then
-    it is deleted.
+    Nothing happens if the latter exists. Raises `InputError` if the download fails, if it cannot be read, or if it is
+    not such a file: then it is deleted.
     """
     from model.network import load_network  # late: PyTorch takes seconds to import
     from model.weights import read_network_file, write_network_file
@@ -61,6 +61,8 @@ def fetch(name: str, url: str, saves: Path) -> Path:
     try:
         load_network(original)  # all weights are there and have possible values
     except InputError as error:
+        if isinstance(error.__cause__, OSError):  # says nothing about the contents
+            raise
         original.unlink()
         raise InputError(f"{url}: sent something else than the weights; it was deleted ({error})") from error
     settings, state, _ = read_network_file(original)

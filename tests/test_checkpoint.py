@@ -1,6 +1,8 @@
 """Checkpoint files: rebuild their network, convert to the reference programs' format and back, refuse the rest."""
 
 import dataclasses
+import errno
+from unittest import mock
 
 import pytest
 import torch
@@ -117,6 +119,16 @@ def test_files_that_are_no_checkpoint(tiny_network, tmp_path):
         with pytest.raises(InputError, match=str(path)) as error:
             load_network(path)
         assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_files_that_cannot_be_read_are_not_called_damaged(tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "whole.pth")
+    no_memory = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    for error in (*no_memory, PermissionError(errno.EACCES, "Permission denied")):
+        monkeypatch.setattr(torch, "load", mock.Mock(side_effect=error))
+        with pytest.raises(type(error) if error in no_memory else InputError) as caught:
+            load_network(tmp_path / "whole.pth")
+    assert str(caught.value) == f"{tmp_path / 'whole.pth'}: cannot be read (Permission denied)"
 
 
 def test_weights_of_another_network_are_named(tiny_network, tmp_path):

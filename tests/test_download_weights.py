@@ -1,6 +1,8 @@
 """scripts/download_weights.py against a server on this machine; names of published weights in the eval scripts."""
 
+import errno
 import io
+from unittest import mock
 
 import pytest
 import torch
@@ -32,6 +34,11 @@ def test_published_weights(tmp_path, server, evaluate, monkeypatch, capsys):
     file = io.BytesIO()
     torch.save(state, file)
     server.files["stcn.pth"], server.cut = file.getvalue(), 1_000_000
+    for error in (MemoryError(), PermissionError(errno.EACCES, "Permission denied")):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(torch, "load", mock.Mock(side_effect=error))
+            download_weights.main(flags)
+        assert [path.name for path in saves.iterdir()] == ["stcn_original.pth"]
     download_weights.main(flags)
     assert (saves / "stcn_original.pth").read_bytes() == file.getvalue()
     network = load_network(saves / "stcn.pth")
