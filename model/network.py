@@ -170,6 +170,12 @@ def save_network(path: Path, network: Network) -> None:
     write_network_file(path, dataclasses.asdict(network.config), network.state_dict(), recommended=recommended)
 
 
+def empty_state(config: NetworkConfig) -> dict[str, torch.Tensor]:
+    """The state dict of such a network on the meta device: names, shapes and types without memory."""
+    with torch.device("meta"):
+        return Network(config).state_dict()
+
+
 def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     """Rebuild a network, in eval mode, from a file; see `read_network_file`.
 

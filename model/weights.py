@@ -122,12 +122,18 @@ class NetworkFile(NamedTuple):
 
 
 def read_network_file(path: Path) -> NetworkFile:
-    """Read an own or a reference file. Raises `InputError` for a file that is neither."""
+    """Read an own or a reference file; of a training checkpoint the averaged weights, if there are any.
+
+    Raises `InputError` for a file that is neither.
+    """
     contents = read_torch_file(path)
     recommended = InferenceSettings()
     if isinstance(contents, dict) and "config" in contents and "network" in contents:
         check_format(contents, path)
         settings, state = contents["config"], contents["network"]
+        match contents:
+            case {"train": {"average": {"network": averaged}}}:  # what is evaluated and published
+                state = averaged
         if not (isinstance(settings, dict) and _is_state(state)):
             raise InputError(f"{path}: holds no settings, or no weights by name; {EXPECTED}")
         recommended = from_plain(InferenceSettings, contents.get("recommended", {}), f"{path}: recommended")
@@ -151,11 +157,16 @@ def write_network_file(path: Path, settings: dict[str, Any], state: State, *, ha
     """Write an own file, atomically, with ``more`` entries beside the network.
 
     With ``half``, weights are stored as fp16; batch-norm statistics stay float32.
+    Raises `InputError` for values that are impossible, or too large for fp16.
     """
     state = {name: value.cpu().contiguous() for name, value in state.items()}
+    check_values(state, path)
     if half:
         weights = {name: value for name, value in state.items() if value.is_floating_point() and "running_" not in name}
-        state |= {name: value.half() for name, value in weights.items()}
+        halved = {name: value.half() for name, value in weights.items()}
+        if large := [name for name, value in halved.items() if not value.isfinite().all()]:
+            raise InputError(f"{path}: {large[0]} has values beyond {torch.finfo(torch.half).max:g}, the limit of fp16")
+        state |= halved
     write_torch_file(path, {"format": FORMAT, "config": settings, "network": state, **more})
 
 
@@ -163,7 +174,8 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
     """The weights read from ``path``, ready for a network with the state dict ``own``, which may be on the meta device.
 
     Single-object weights (one mask channel) fit a multi-object network; the second mask channel starts as
-    ``new_channel``: ``orthogonal`` to go on training, ``zero`` for evaluation.
+    ``new_channel``: ``orthogonal`` to go on training, ``zero`` for evaluation. Counters of batches, which older files
+    lack, start at zero.
     Raises `InputError` that names tensors that are missing, unexpected, of another shape or type, or with impossible
     values.
     """
@@ -173,7 +185,10 @@ def fit_weights(own: Mapping[str, torch.Tensor], state: State, path: Path, new_c
     name = "value_encoder.backbone.conv1.weight"
     if name in state and name in own and state[name].shape == own[name][:, :-1].shape:
         state = state | {name: extend_input_channels(state[name], 1, new_channel)}
-    problems = [f"missing {key}" for key in own if key not in state]
+    missing = [key for key in own if key not in state]
+    counters = [key for key in missing if key.endswith("num_batches_tracked")]
+    state = state | {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in counters}
+    problems = [f"missing {key}" for key in missing if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
     for key, value in own.items():
         if key in state and state[key].shape != value.shape:

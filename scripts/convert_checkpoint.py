@@ -21,7 +21,7 @@ import util.interrupt  # noqa: F401
 import argparse
 import dataclasses
 
-from model.config import InferenceSettings
+from model.config import InferenceSettings, NetworkConfig
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
 
@@ -51,19 +51,21 @@ def main(arguments: list[str] | None = None) -> None:
     check_output(args.target, [])
     import torch  # late: it takes seconds
 
+    from model.network import empty_state
     from model.weights import export_reference, fit_weights, read_network_file, write_network_file, write_torch_file
 
-    settings, state, stored = read_network_file(args.source)
-    soup = [state]
-    for path in args.average:
-        other = read_network_file(path)
-        if other.settings != settings:
-            raise InputError(f"{path}: is of another network than {args.source}; expected the same settings")
-        soup.append(fit_weights(state, other.state, path, "zero"))
+    files = {path: read_network_file(path) for path in (args.source, *args.average)}
+    configs = {path: NetworkConfig.from_file(file.settings, path) for path, file in files.items()}
+    config = configs[args.source]
+    if other := [path for path in configs if configs[path] != config]:
+        raise InputError(f"{other[0]}: is of another network than {args.source}; expected the same settings")
+    settings, own = dataclasses.asdict(config), empty_state(config)
+    soup = [fit_weights(own, files[path].state, path, "zero") for path in (args.source, *args.average)]
+    state = soup[0]
     for name, value in state.items():
         if args.average and value.is_floating_point():
             state[name] = torch.stack([weights[name] for weights in soup]).mean(0)
-    recommended = dataclasses.replace(stored, **advised).given()
+    recommended = dataclasses.replace(files[args.source].recommended, **advised).given()
     if args.to == "own":
         write_network_file(args.target, settings, state, half=args.half, recommended=recommended)
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,6 +14,7 @@ from model.network import Network, load_network, load_weights, save_network
 from model.weights import read_network_file, write_torch_file
 from scripts.convert_checkpoint import main as convert
 from tests.reference import state_dict, stored_json
+from training.checkpoint import TrainingState, read_checkpoint
 from training.run import build_network
 from util.errors import InputError
 
@@ -25,6 +27,31 @@ def test_own_file_rebuilds_its_network(tiny_network, tmp_path):
         assert loaded.config == network.config and not loaded.training
         for (name, ours), theirs in zip(network.state_dict().items(), loaded.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
+
+
+def test_older_files_lack_settings_and_counters(tiny_network, tmp_path):
+    network, paths = tiny_network(), [str(tmp_path / f"{name}.pth") for name in ("old", "new", "mean")]
+    config = dataclasses.asdict(network.config)
+    del config["filter"]
+    state = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save({"format": 1, "config": config, "network": state}, paths[0])
+    convert(paths[:2])
+    convert([paths[0], paths[2], "--average", paths[1]])
+    for path in paths:
+        loaded = load_network(Path(path))
+        assert loaded.config == network.config
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_averaged_weights_are_those_of_a_training_checkpoint(tiny_network, tmp_path):
+    network, path = tiny_network(), tmp_path / "x_checkpoint.pth"
+    optimizer = torch.optim.Adam(network.parameters())
+    state = TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), ema=0.9)
+    with torch.no_grad():
+        state.average.key_proj.bias += 1
+    state.save(path, {})
+    assert torch.equal(load_network(path).key_proj.bias, state.average.key_proj.bias)
+    assert torch.equal(read_checkpoint(path)["network"]["key_proj.bias"], network.key_proj.bias)
 
 
 def test_half_precision_file(tiny_network, tmp_path):
@@ -86,7 +113,7 @@ def test_reference_file_there_and_back(family, kind, tmp_path):
     exported = torch.load(back, weights_only=True)
     assert {name: list(value.shape) for name, value in exported.items()} == stored_json(family, f"shapes/{kind}")
     first, second = read_network_file(own), read_network_file(back)
-    assert first.settings == second.settings == read_network_file(source).settings
+    assert len({NetworkConfig.from_file(read_network_file(path).settings, path) for path in (source, own, back)}) == 1
     assert first.state.keys() == second.state.keys()
     assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
 
@@ -152,11 +179,34 @@ def test_weights_of_another_network_are_named(tiny_network, tmp_path):
     ],
 )
 def test_values_that_no_weights_have(tiny_network, tmp_path, name, value, message):
+    """They are neither written nor read nor converted."""
     network = tiny_network()
+    save_network(tmp_path / "good.pth", network)
     network.state_dict()[name].flatten()[3] = value
-    save_network(tmp_path / "bad.pth", network)
+    with pytest.raises(InputError, match=f"new.pth: .*{message}"):
+        save_network(tmp_path / "new.pth", network)
+    contents = torch.load(tmp_path / "good.pth", weights_only=True)
+    torch.save(contents | {"network": network.state_dict()}, tmp_path / "bad.pth")
     with pytest.raises(InputError, match=f"bad.pth: .*{message}"):
         load_network(tmp_path / "bad.pth")
+    for flags in (["bad.pth", "new.pth", "--to", "reference"], ["good.pth", "new.pth", "--average", "bad.pth"]):
+        with pytest.raises(SystemExit):
+            convert([flag if flag.startswith("--") else str(tmp_path / flag) for flag in flags])
+    assert not (tmp_path / "new.pth").exists()
+
+
+def test_what_cannot_be_converted(tiny_network, tmp_path, capsys):
+    network, paths = tiny_network(), [str(tmp_path / "odd.pth"), str(tmp_path / "new.pth")]
+    contents = {"format": 1, "config": dataclasses.asdict(network.config)}
+    for name, value, flag, message in (
+        ("key_proj.weight", None, "--to=reference", "odd.pth: the weights are of another network: missing key_proj.we"),
+        ("key_proj.bias", torch.full((16,), 7e4), "--half", "new.pth: key_proj.bias has values beyond 65504"),
+    ):
+        changed = {key: item for key, item in (network.state_dict() | {name: value}).items() if item is not None}
+        torch.save(contents | {"network": changed}, paths[0])
+        with pytest.raises(SystemExit):
+            convert([*paths, flag])
+        assert message in capsys.readouterr().err and not (tmp_path / "new.pth").exists()
 
 
 def test_sizes_that_do_not_match_allocate_nothing(tiny_network, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from datasets.clip import Clip
 from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
 from model.config import NetworkConfig
-from model.network import Network, load_weights, save_network
+from model.network import Network, empty_state, load_weights, save_network
 from model.weights import State, fit_weights, read_network_file
 from training.checkpoint import TrainingState, read_checkpoint
 from training.config import TrainConfig
@@ -171,9 +171,7 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
 
 def build_network(config: NetworkConfig, weights: State, path: Path) -> Network:
     """A new network for the ``weights`` of ``path``. Raises `InputError` before it is allocated if they do not fit."""
-    with torch.device("meta"):
-        own = Network(config).state_dict()
-    fit_weights(own, weights, path, new_channel="zero")
+    fit_weights(empty_state(config), weights, path, new_channel="zero")
     return Network(config)
 
 

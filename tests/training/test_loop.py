@@ -212,6 +212,7 @@ FAULTY = {
     "no checkpoint": (["--load_model", "{tmp}/gsfm.pth"], "expected a <id>_checkpoint.pth"),
     "precision": (["--amp", "fp16"], "bf16"),
     "pretrained": (["--pretrained", "{tmp}/gsfm.pth"], "no file holds the ImageNet weights of resnet50"),
+    "first step": ([*NETWORK, "--lr", "1e300", "-i", "1"], "has values that are not finite; the file is damaged or tr"),
     "learning rate": ([*NETWORK, "--lr", "1e30", "-i", "6"], "loss is not finite (ce "),
 }
 
