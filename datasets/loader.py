@@ -14,11 +14,13 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.clip import PackedClip
 from datasets.mixture import Mixture, SampleRequest
 from util.errors import InputError
+
+DIED = ("DataLoader worker (pid", "shared memory")  # in PyTorch's errors when a worker is gone or had no /dev/shm
 
 
 def sample_requests(
@@ -47,16 +49,17 @@ def clip_batches(
 ) -> Iterator[PackedClip]:
     """Batches of one process, from position ``start`` of the stream to ``stop``, the end of the training.
 
-    ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` positions. Raises `InputError`, in one
-    line, for what goes wrong in a worker.
+    ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` positions. Raises the `InputError` or
+    OSError of a worker as it was, and `InputError` if a worker dies.
     """
     loader = DataLoader(
-        dataset,
+        _Guarded(dataset),
         batch_size=batch_size,
         sampler=sample_requests(len(dataset), start, stop, seed, rank, world_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
         drop_last=True,
+        collate_fn=_collate,
         worker_init_fn=_init_worker,
     )
     try:
@@ -65,15 +68,36 @@ def clip_batches(
             # PyTorch's handler raises wherever the main process happens to be when a worker dies, even in a destructor.
             # Without it the loader sees a dead worker by itself.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        yield from batches
-    except InputError as error:  # from a worker it comes with a traceback, its own line last
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+        for batch in batches:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in DIED):
             raise
-        reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or repr(error)).splitlines()[-1].rstrip(".")
         advice = "often for lack of memory or of /dev/shm; try fewer --num_workers or a smaller --batch_size"
         raise InputError(f"a data worker died ({reason}), {advice}") from error
+
+
+class _Guarded(Dataset):
+    """The data set, with faults that the user can put right as values: an error that a worker raised would come back
+    with the worker's traceback as its text.
+    """
+
+    def __init__(self, dataset: Mixture) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: SampleRequest) -> PackedClip | Exception:
+        try:
+            return self.dataset[request]
+        except (InputError, OSError) as error:
+            return error
+
+
+def _collate(samples: list[PackedClip | Exception]) -> PackedClip | Exception:
+    """The batch, or the first fault in it."""
+    return next((sample for sample in samples if isinstance(sample, Exception)), None) or default_collate(samples)
 
 
 def _init_worker(worker: int) -> None:

@@ -110,6 +110,18 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
     fails(lambda: batches(Mixture([("killed", Dies(), 1)]), num_workers=1), "worker died", "--num_workers")
     for error in (EOFError(), ConnectionResetError("reset")):  # while a batch was handed over
         fails(lambda error=error: batches(Mixture([("closed", Dies(error), 1)])), "worker died", "--num_workers")
+    reason = "unable to allocate shared memory(shm) for file </torch_1>"
+    fails(lambda: batches(Mixture([("full", Dies(RuntimeError(reason)), 1)]), num_workers=1), "worker died", reason)
+
+
+def test_errors_of_workers_stay_what_they_are():
+    for error in (InputError("a.png" + "." * 900), PermissionError(13, "denied", "a.png"), RuntimeError("a bug")):
+        with pytest.raises(type(error)) as caught:
+            batches(Mixture([("faulty", Dies(error), 1)]), num_workers=1)
+        if isinstance(error, RuntimeError):
+            assert str(caught.value).rstrip().endswith("RuntimeError: a bug")  # below the worker's traceback
+        else:
+            assert str(caught.value) == str(error)
 
 
 def test_worker_that_dies_between_batches(tmp_path, monkeypatch):
