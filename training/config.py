@@ -146,7 +146,7 @@ STAGES = {
 LIMITS = {
     **dict.fromkeys(("batch_size", "global_batch_size", "accumulate"), (1, 10**6)),
     **dict.fromkeys(("iterations", "log_every", "image_every", "checkpoint_every", "save_every"), (1, 10**9)),
-    **dict.fromkeys(("val_every", "warm_up", "start_warm", "end_warm"), (0, 10**9)),
+    **dict.fromkeys(("val_every", "steps", "warm_up", "start_warm", "end_warm"), (0, 10**9)),
     **dict.fromkeys(
         ("lr", "gamma", "weight_decay", "boundary_weight", "dice_weight", "backbone_lr"), (0, sys.float_info.max)
     ),
@@ -186,8 +186,14 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
         raise InputError(f"{message.strip()}; train.py --help lists all flags") from None
     if config.resume and first.load_model:
         config = replace(config, load_model=first.load_model, load_network=None, imagenet_blend=0.0)
-    for group in (config, config.recipe, config.validation, config.records, config.machine):
+    words = [word.partition("=")[0] for word in arguments]
+    for group in (config, config.data, config.recipe, config.validation, config.records, config.machine):
         check_limits(group)
+        for name, value in vars(group).items():
+            if isinstance(value, tuple) and words.count(f"--{name}") > 1:  # the last would replace the others
+                raise InputError(f"--{name}: given more than once; expected all its values behind one --{name}")
+    if (begin := config.recipe.start_warm) > (end := config.recipe.end_warm):
+        raise InputError(f"--start_warm {begin}: expected at most --end_warm, {end}")
     if config.imagenet_blend and not config.load_network:
         raise InputError("--imagenet_blend: expected together with --load_network")
     config.data.check(config.stage)
@@ -211,11 +217,12 @@ def restored_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def check_limits(settings: object) -> None:
-    """Raise `InputError` for a field outside its `LIMITS`."""
-    for name, value in vars(settings).items():
+    """Raise `InputError` for a field, or an item of one, outside its `LIMITS`."""
+    for name, values in vars(settings).items():
         low, high = LIMITS.get(name, (0, 0))
-        if name in LIMITS and value is not None and not low <= value <= high:  # NaN is on neither side
-            raise InputError(f"--{name} {value}: expected a number from {low:g} to {high:g}")
+        for value in values if isinstance(values, tuple) else (values,):
+            if name in LIMITS and value is not None and not low <= value <= high:  # NaN is on neither side
+                raise InputError(f"--{name} {value}: expected a number from {low:g} to {high:g}")
 
 
 def _first_pass(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
