@@ -112,43 +112,52 @@ class TrainLogger:
     """Writes the records to ``folder``; a context manager that closes them.
 
     The progress bar goes from ``start`` to ``total`` iterations; entries of an existing log after ``start`` are
-    dropped. Raises `InputError` for files that cannot be opened.
+    dropped. Raises `InputError` for files that cannot be opened, and later if an entry cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, start: int, total: int):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-        path = folder / f"{name}_log.jsonl"
-        try:
+        self.folder, path = folder, folder / f"{name}_log.jsonl"
+        with self._named():
             if path.exists():
                 kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry.get("iteration", 0) <= start]
                 write_bytes(path, "".join(kept).encode())
             self.file = path.open("a", buffering=1, encoding="utf-8")
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
-        except OSError as error:
-            raise InputError(f"{folder}: records cannot be written ({error.strerror or error})") from error
         self.total = total
         self.bar = progress_bar(total, start=start).start()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the folder if records cannot be written there: errors of open files do not."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.folder}: records cannot be written ({error.strerror or error})") from error
 
     def config(self, values: dict[str, Any]) -> None:
         """The settings of the run; the commit of its code goes with them."""
         values = values | {"commit": commit_hash()}
-        self.file.write(json.dumps({"config": values}) + "\n")
-        self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        with self._named():
+            self.file.write(json.dumps({"config": values}) + "\n")
+            self.tensorboard.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
 
     def scalars(self, iteration: int, values: dict[str, float]) -> None:
         """One entry; TensorBoard shows ``val_*`` in a group of their own."""
-        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        for name, value in values.items():
-            tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
-            self.tensorboard.add_scalar(tag, value, iteration)
+        with self._named():
+            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            for name, value in values.items():
+                tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
+                self.tensorboard.add_scalar(tag, value, iteration)
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.info("it %d/%d  %s", iteration, self.total, text)
 
     def image(self, iteration: int, name: str, picture: np.ndarray) -> None:
         """``picture``: H×W×3 uint8."""
-        self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
+        with self._named():
+            self.tensorboard.add_image(name, picture, iteration, dataformats="HWC")
 
     def __enter__(self) -> "TrainLogger":
         return self

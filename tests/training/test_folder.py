@@ -1,7 +1,9 @@
 """The folder of a run: nobody else's files are replaced, nobody else writes, and a full or read-only disk is named."""
 
+import errno
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -82,6 +84,11 @@ def test_log_that_cannot_be_written(tmp_path):
     (tmp_path / "run_log.jsonl").mkdir()
     with pytest.raises(InputError, match="run_log.jsonl: is a folder; expected a training log"):
         TrainLogger(tmp_path, "run", 0, 1)
+    with TrainLogger(tmp_path, "full", 0, 1) as logger:
+        logger.file = mock.Mock(**{"write.side_effect": OSError(errno.ENOSPC, "full")})
+        for write in (lambda: logger.config({}), lambda: logger.scalars(1, {})):
+            with pytest.raises(InputError, match=f"{tmp_path}: records cannot be written"):
+                write()
 
 
 def test_full_disk_keeps_the_previous_checkpoint(tmp_path):
