@@ -113,11 +113,12 @@ class TrainingState:
     def _load_moments(self, stored: dict[str, Any], path: Path) -> None:
         """Take up the optimiser's moments; its other settings are those of the recipe.
 
-        Raises `InputError` for moments of another shape, which fused Adam would write past, and for impossible values.
+        Raises `InputError` for other groups of parameters, for moments of another shape, which fused Adam would write
+        past, and for impossible values.
         """
         groups, moments = self.optimizer.state_dict()["param_groups"], {}
         if [group["params"] for group in stored["param_groups"]] != [group["params"] for group in groups]:
-            raise ValueError("other groups of parameters: has --backbone_lr changed?")
+            raise InputError(f"{path}: the optimiser has other groups of parameters; expected --backbone_lr as before")
         for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
             if index not in stored["state"]:  # it has had no gradient
                 continue

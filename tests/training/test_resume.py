@@ -1,6 +1,7 @@
 """Resuming: the same bits as without a stop, a changed recipe, generators, memory, and files that do not fit."""
 
 import os
+import shutil
 import signal
 import weakref
 from functools import partial
@@ -92,10 +93,27 @@ def test_resume_takes_a_changed_recipe(run, tmp_path):
 def test_resume_refuses_another_network_and_a_finished_run(run, tmp_path, capsys):
     run("--id", "run", "--stage", "0", *NETWORK, "-i", "1")
     again = ["--id", "run", "--stage", "0", "--load_model", tmp_path / "run/run_checkpoint.pth"]
-    for flags, message in ((["-i", "2", "--no-lfm"], "the run to resume has lfm True, not False"), ([], "already at")):
+    for flags, message in (
+        (["-i", "2", "--no-lfm"], "the run to resume has lfm True, not False"),
+        (["-i", "2", "--backbone_lr", "0.1"], "run_checkpoint.pth: the optimiser has other groups of parameters; exp"),
+        ([], "already at"),
+    ):
         with pytest.raises(SystemExit) as error:
             run(*again, *flags)
         assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_resume_with_other_data(run, data, tmp_path, capsys):
+    """The order of the samples is another, which is said; the best score counts for the same videos only."""
+    shutil.copytree(data / "static", tmp_path / "fewer")
+    next((tmp_path / "fewer/ours").glob("*.jpg")).unlink()
+    flags = ["--id", "run", "--stage", "0", *NETWORK, "--resume", "--val_root", data / "DAVIS", "--val_every", "1"]
+    path, others = tmp_path / "run/run_checkpoint.pth", ["--static_root", tmp_path / "fewer"]
+    with mock.patch("training.run.validate", side_effect=[{"val_jf": score} for score in (0.9, 0.5, 0.7)]):
+        run(*flags, "--val_videos", "bear", "-i", "2")
+        assert read_checkpoint(path)["train"]["best"] == 0.9 and f"{path}: trained" not in capsys.readouterr().err
+        run(*flags, "--val_videos", "bus", "-i", "3", *others)
+    assert read_checkpoint(path)["train"]["best"] == 0.7 and f"{path}: trained on ours " in capsys.readouterr().err
 
 
 def state_of(network) -> TrainingState:
@@ -144,7 +162,7 @@ def test_moments_of_another_shape_are_refused(tiny_network, tmp_path):
         with pytest.raises(InputError, match=f"checkpoint.pth: {message}"):
             state.load(contents, path)
     good["state"][3] = moments
-    for entry, value in (("optimizer", {"state": {}, "param_groups": []}), ("average", {"network": 3}), ("rng", [3])):
+    for entry, value in (("optimizer", {"state": {}}), ("average", {"network": 3}), ("rng", [3])):
         with pytest.raises(InputError, match="checkpoint.pth: (is damaged|holds no weights)"):
             state.load(contents | {"train": contents["train"] | {entry: value}}, path)
     state.load(contents, path)
