@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from datasets.access import MaskSource, check_frame_number, load_mask
 from datasets.images import check_ids
-from datasets.video import Frames, fit_mask, inference_size, make_frame
+from datasets.video import Frames, fit_mask, inference_size, make_frame, with_given
 from inference_core import InferenceCore
 from labels import object_map
 from propagation import Span, UserFrame, all_ids, decides_all, segment_span, spans
@@ -128,7 +128,7 @@ class Session:
         ids, confidence = np.zeros(self.frames.size, np.uint8), {}
         if index in self._results:
             ids, confidence = self._unpacked(self._results[index].ids), dict(self._results[index].confidence)
-        return FrameResult(index, ids if user is None else np.where(user.mask > 0, user.mask, ids), confidence)
+        return FrameResult(index, ids if user is None else with_given(user.mask, ids), confidence)
 
     def is_current(self, index: int) -> bool:
         """Whether the frame's result is made from all masks that concern it."""

@@ -184,15 +184,18 @@ class Project:
             session = self._opened.result()
             around = None if direction == "both" else index
             session.propagate(around, lambda progress: self._on_frame(progress, start), direction=direction)
-            done = (
-                self.workspace.confidence.keys() - self.workspace.stale | self.workspace.users.keys() | self._replaced
-            )
-            for frame in sorted(set(range(self.workspace.length)) - done):
-                if session.is_current(frame):  # it has no objects, and needs no network
+            workspace = self.workspace
+            done = workspace.confidence.keys() - workspace.stale - workspace.users.keys() | self._replaced
+            for frame in sorted(set(range(workspace.length)) - done):
+                # It has no objects or the user decides them all, and needs no network.
+                if session.is_current(frame) and (frame not in workspace.users or self._differs(frame)):
                     self._write(frame, {})
         finally:
             self.running = None
             self._note_stale()
+
+    def _differs(self, index: int) -> bool:
+        return not np.array_equal(self.workspace.mask(index), self._opened.result().result(index).ids)
 
     def _write(self, index: int, mattes: dict[int, np.ndarray]) -> tuple[float, bool]:
         """Put the session's result of a frame into the workspace; returns its confidence, and if it is out of date."""

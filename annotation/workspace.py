@@ -18,6 +18,7 @@ import numpy as np
 from datasets.access import load_mask, open_frames
 from datasets.frames import list_frames
 from datasets.images import read_static_mask, write_mask
+from datasets.video import with_given
 from util.errors import InputError
 from util.files import check_output, write_bytes
 
@@ -101,7 +102,7 @@ class Workspace:
             return self._frames.read(index)
 
     def mask(self, index: int, of: str = "") -> np.ndarray:
-        """H×W uint8 ids: the user's word, and below it the result; background where there is neither.
+        """H×W uint8 ids: the user's word, and the result for objects that it does not hold; else background.
 
         ``of``: "user" or "result" for one of them alone, "before" for what the latest result has replaced.
         """
@@ -112,7 +113,7 @@ class Workspace:
                 return given
             folder = "before" if of == "before" and self._path(of, index).is_file() else "results"
             result = self._read(folder, index) if index in self.confidence else nothing
-            return np.where(given > 0, given, result)
+            return with_given(given, result)
 
     def mattes(self, index: int) -> dict[int, np.ndarray]:
         """Object id → H×W uint8 probability, 255 for 1. The user's own masks are certain."""

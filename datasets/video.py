@@ -105,6 +105,13 @@ def make_frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed:
     return VideoFrame(name, image, mask, needed, original)
 
 
+def with_given(given: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """A result, but the given mask's objects are exactly where that has them; all H×W uint8 ids."""
+    held = np.zeros(256, bool)
+    held[given] = True
+    return np.where((given > 0) | held[result], given, result)
+
+
 def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """H×W uint8 ids at ``size`` (h, w); an object that would vanish keeps one pixel."""
     small = _resize(mask, size, Image.Resampling.NEAREST)

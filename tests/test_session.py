@@ -193,6 +193,18 @@ def test_an_object_that_is_given_later_is_found_before_unless_absent(new_session
     assert not (ids[:4] == 5).any() and (ids[5] == 5).any()
 
 
+def test_a_mask_decides_where_its_objects_are(tiny_network):
+    """Also beside an earlier result, and after propagation at a lower resolution."""
+    session = VideoPredictor(tiny_network(), size=16).session(FRAMES)
+    session.annotate(0, mask(1, 2))
+    for given in (mask(1), np.pad([[1]], ((5, 26), (7, 40)))):
+        session.annotate(4, given)
+        for _ in range(2):
+            ids = session.result(4).ids
+            np.testing.assert_array_equal(ids == 1, given == 1)
+            session.propagate()
+
+
 def test_cancelling_keeps_results_and_goes_on(new_session):
     session, whole = new_session(), new_session()
     for each in (session, whole):

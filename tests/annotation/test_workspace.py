@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from annotate import list_videos
-from annotation.runs import pack
+from annotation.runs import pack, unpack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
 from tests.annotation.conftest import FIRST, FRAMES, SIZE
@@ -112,10 +112,30 @@ def wait(server: Server) -> dict:
     return json.loads(server.ask("GET", "state")[1])
 
 
-def propagated(server: Server, frame: int = 0) -> dict:
-    assert server.ask("PUT", f"mask/{frame}", pack(MASK))[0] == 204
-    assert server.ask("POST", f"propagate?frame={frame}&direction=both", b"")[0] == 204
+def propagated(server: Server, mask: np.ndarray = MASK) -> dict:
+    """The state after mask H×W of frame 0 was given and propagated."""
+    assert server.ask("PUT", "mask/0", pack(mask))[0] == 204
+    assert server.ask("POST", "propagate?frame=0&direction=both", b"")[0] == 204
     return wait(server)
+
+
+def shown(server: Server, frame: int) -> np.ndarray:
+    """H×W"""
+    return unpack(server.ask("GET", f"mask/{frame}")[1], SIZE, 255)
+
+
+def test_what_the_user_erases_stays_erased(begin):
+    server, both = begin(), MASK.copy()
+    both[70:90, 90:120] = 2
+    propagated(server, both)
+    erased = np.where(np.arange(SIZE[1]) < 64, shown(server, 4), 0) % 2  # of object 1, the left half
+    assert 0 < erased.sum() < (shown(server, 4) == 1).sum()
+    server.ask("PUT", "mask/4", pack(erased))
+    np.testing.assert_array_equal(shown(server, 4) == 1, erased)
+    propagated(server, both)
+    np.testing.assert_array_equal(shown(server, 4) == 1, erased)
+    propagated(server)  # object 2 is in no mask any more: the user's frames need no network, but new results
+    np.testing.assert_array_equal(shown(server, 4), erased)
 
 
 def test_after_a_restart_results_are_as_current_as_before(begin):
