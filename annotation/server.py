@@ -67,6 +67,7 @@ class Annotator:
         workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
         if self.opened is not None:
             self.opened.close()
+        self.page = secrets.token_urlsafe(8)  # before it is open: no late request may reach another video
         self.opened, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
 
     def publish(self, event: str, data: Mapping[str, Any]) -> None:

@@ -82,10 +82,11 @@ export class Editor {
 
   snapshot() {
     const complete = this.state.users[this.frame] ?? null; // null: not a frame of the user's
-    return { frame: this.frame, mask: pack(this.ids), complete, cutting: this.tools.save() };
+    return { frame: this.frame, mask: pack(this.ids), complete, cutting: this.tools.cutting };
   }
 
   begin() {
+    this.tools.endStroke(); // one that is still being drawn: edits do not overlap
     this.following = false;
     this.loading++; // a mask that is on its way is older than the edit
     this.before = this.snapshot();
@@ -129,9 +130,10 @@ export class Editor {
   }
 
   async restore({ frame, mask, complete, cutting }) {
+    if (this.tools.stroke) this.tools.cancel();
     this.store(frame, mask, complete);
     if (frame === this.shown) this.view.drawMask((this.ids = unpack(mask)));
-    this.tools.cutting = cutting && { ...cutting, hints: cutting.hints.slice() };
+    this.tools.cutting = cutting;
     await this.show(frame);
   }
 
@@ -204,7 +206,8 @@ export class Editor {
   }
 
   async importMask(file) {
-    const ids = await fetchMask("POST", "import", await file.arrayBuffer());
+    const { frame } = this, ids = await fetchMask("POST", "import", await file.arrayBuffer());
+    if (this.frame !== frame) return this.say("Another frame is shown by now; the mask was not imported.");
     this.change(() => this.ids.set(ids));
   }
 

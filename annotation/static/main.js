@@ -119,7 +119,7 @@ $("scrubber").oninput = () => go($("scrubber").valueAsNumber);
 $("timeline").onclick = (event) => go(Math.floor((event.offsetX / $("timeline").clientWidth) * editor.state.frames));
 $("before").onpointerdown = () => before(true);
 $("before").onpointerup = $("before").onpointerleave = $("before").onblur = () => before(false);
-$("videos").onchange = () => editor.attempt(api("POST", "open", $("videos").value).then(() => location.reload()));
+$("videos").onchange = () => editor.attempt(openVideo());
 $("import").onchange = async () => {
   const [file] = $("import").files;
   $("import").value = "";
@@ -155,7 +155,8 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-document.addEventListener("keyup", (event) => ["v", " "].includes(event.key) && before(false));
+document.addEventListener("keyup", (event) => ["v", " "].includes(event.key.toLowerCase()) && before(false));
+window.addEventListener("blur", () => before(false)); // the key will be released elsewhere
 
 // Whatever the mouse draws, the keys can draw, too.
 function crossHair(event) {
@@ -171,6 +172,12 @@ function crossHair(event) {
   else if (editor.ready) tools.down(view.pixel);
   view.drawTop();
   return true;
+}
+
+async function openVideo() {
+  await editor.saves.all(); // they belong to the video that is shown
+  await api("POST", "open", $("videos").value);
+  location.reload();
 }
 
 async function play() {

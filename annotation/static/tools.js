@@ -1,12 +1,13 @@
 // Brush, eraser, polygon, and box → cut. Each edits editor.ids between editor.begin() and editor.end().
 
-import { drawSegment, fillPolygon, pack } from "./raster.js";
+import { drawSegment, fillPolygon, pack, unpack } from "./raster.js";
 import { fetchMask } from "./store.js";
 
 export class Tools {
   constructor(editor) {
     Object.assign(this, { editor, name: "brush", diameter: 15, points: [], box: null, last: null });
-    this.cutting = null; // { frame, object, box, hints } of the latest cut: strokes on it are hints for the next
+    // { frame, object, box, hints (packed) } of the latest cut, never changed: strokes on it are hints for the next.
+    this.cutting = null;
   }
 
   choose(name) {
@@ -24,7 +25,8 @@ export class Tools {
     else {
       const erase = this.name === "eraser" || event?.altKey;
       this.editor.begin();
-      this.stroke = { last: point, value: erase ? 0 : this.editor.object };
+      const hints = this.isCut() ? unpack(this.cutting.hints) : null;
+      this.stroke = { last: point, value: erase ? 0 : this.editor.object, hints };
       this.move(point);
     }
   }
@@ -32,20 +34,27 @@ export class Tools {
   move(point) {
     if (this.box) this.box.to = point;
     if (!this.stroke) return;
-    const { ids, state, view } = this.editor, [height, width] = state.size, { last, value } = this.stroke;
+    const { ids, state, view } = this.editor, [height, width] = state.size, { last, value, hints } = this.stroke;
     view.drawMask(ids, drawSegment(ids, width, height, last, point, this.diameter, value));
-    if (this.isCut()) drawSegment(this.cutting.hints, width, height, last, point, this.diameter, value ? 1 : 2);
+    if (hints) drawSegment(hints, width, height, last, point, this.diameter, value ? 1 : 2);
     this.stroke.last = point;
   }
 
   up() {
-    if (this.stroke) this.editor.end();
-    this.stroke = null;
+    this.endStroke();
     if (!this.box) return null;
     const { from, to } = this.box;
     this.box = null;
     const [x0, x1] = [from.x, to.x].sort((a, b) => a - b), [y0, y1] = [from.y, to.y].sort((a, b) => a - b);
     return this.cut([x0, y0, x1 + 1, y1 + 1]);
+  }
+
+  endStroke() {
+    if (!this.stroke) return;
+    const { hints } = this.stroke;
+    this.stroke = null;
+    if (hints) this.cutting = { ...this.cutting, hints: pack(hints) };
+    this.editor.end();
   }
 
   // A second finger means that the first one should not have drawn; a polygon keeps its other corners.
@@ -72,23 +81,20 @@ export class Tools {
     this.editor.view.drawTop();
   }
 
-  // What undo has to restore besides the mask.
-  save() {
-    return this.cutting && { ...this.cutting, hints: this.cutting.hints.slice() };
-  }
-
   isCut() {
     return this.cutting?.frame === this.editor.frame && this.cutting.object === this.editor.object;
   }
 
   // Cuts the active object out of the box; without a box, again with the strokes since the last cut as hints.
   async cut(box) {
-    const { editor } = this, { frame, object } = editor;
+    this.endStroke();
+    const { editor } = this, { frame, object, loading } = editor;
     if (!box && !this.isCut()) return editor.say("Draw a box around the object first (K).");
-    const cutting = box ? { frame, object, box, hints: new Uint8Array(editor.ids.length) } : this.cutting;
-    const hints = cutting.hints.map((hint, i) => hint || (editor.ids[i] && editor.ids[i] !== object ? 2 : 0));
+    const cutting = box ? { frame, object, box, hints: pack(new Uint8Array(editor.ids.length)) } : this.cutting;
+    const hints = unpack(cutting.hints).map((hint, i) => hint || (editor.ids[i] && editor.ids[i] !== object ? 2 : 0));
     const cut = await fetchMask("POST", `cut/${frame}?box=${cutting.box}`, pack(hints));
     if (editor.frame !== frame || !editor.ready) return null;
+    if (editor.loading !== loading) return editor.say("The mask has changed meanwhile; cut again.");
     editor.begin();
     this.cutting = cutting;
     const [x0, y0, x1, y1] = box ?? cutting.box, [height, width] = editor.state.size;

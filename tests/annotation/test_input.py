@@ -184,6 +184,15 @@ def test_keys_move_the_picture_and_keep_the_cross_hair_in_view(page):
     assert 0 <= x <= page.js("editor.view.stage.clientWidth") and 0 <= y <= page.js("editor.view.stage.clientHeight")
 
 
+def test_the_mask_of_before_is_shown_only_while_v_is_held(page):
+    wanted = []
+    for release in ("keyup", "blur"):
+        for event in ("keydown", release):  # with Caps Lock
+            page.js(f"document.body.dispatchEvent(new KeyboardEvent('{event}', {{ key: 'V', bubbles: true }}))")
+            wanted.append(page.js("editor.wantsOld"))
+    assert wanted == [True, False, True, False]
+
+
 def test_all_text_is_readable(page):
     """Contrast as WCAG defines it, of every text with what is behind it, also of disabled and pressed controls."""
     page.drag(*FIRST)

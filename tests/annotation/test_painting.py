@@ -1,7 +1,10 @@
 """Strokes, polygons and cuts: the page in a real browser gives exactly their pixels, and undo every byte."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
+import pytest
 
 from datasets.images import read_mask
 from tests.annotation.conftest import FIRST, SIZE
@@ -109,7 +112,57 @@ def test_a_box_cuts_an_object_out_and_strokes_correct_the_cut(page, clip, tmp_pa
     page.js("editor.history.busy")
     page.settle()
     np.testing.assert_array_equal(read_mask(file), cut)
-    assert page.js("editor.tools.cutting.hints.every((hint) => hint === 0)")
+    assert page.js("Array.from(editor.tools.cutting.hints)") == [0, SIZE[0] * SIZE[1]]  # packed: none
+
+
+def hold_back(page, path: str) -> Callable[[], None]:
+    """The page's next request of ``path`` waits; returns what sends it on and waits for the answer."""
+    held: list = []
+    page.page.route(f"**/{path}", lambda route: held.append(route), times=1)
+
+    def release() -> None:
+        if held:
+            with page.page.expect_response(f"**/{path}"):
+                held[0].continue_()
+            page.page.wait_for_timeout(50)
+
+    return release
+
+
+@needs_browser
+@pytest.mark.parametrize("interruption", ["r", "x", "c", "Control+z"])
+def test_what_happens_amid_a_stroke_loses_nothing(page, tmp_path, interruption):
+    page.key("k")
+    page.drag((20, 20), (80, 70))
+    page.wait("editor.tools.cutting")
+    page.settle()
+    page.key("a")
+    release, mouse = hold_back(page, "cut/**"), page.page.mouse
+    if interruption == "r":
+        page.key("r")
+    mouse.move(*page.at(90, 80))
+    mouse.down()
+    mouse.move(*page.at(100, 80))
+    if interruption != "r":
+        page.key(interruption)
+    release()
+    mouse.move(*page.at(120, 80))
+    mouse.up()
+    page.settle()
+    ids, file = page.ids(), tmp_path / "work/Annotations/clip/00000.png"
+    np.testing.assert_array_equal(read_mask(file) if file.exists() else np.zeros(SIZE, np.uint8), ids)
+    assert (ids[80, 95], ids[80, 118]) == {"r": (1, 1), "c": (1, 0)}.get(interruption, (0, 0))
+    page.go(1)
+
+
+@needs_browser
+def test_an_import_does_not_land_on_another_frame(page, clip):
+    release = hold_back(page, "import")
+    page.page.set_input_files("#import", clip / "GroundTruth/clip/00000.png")
+    page.go(1)
+    release()
+    page.wait("document.getElementById('status').textContent.includes('not imported')")
+    assert page.js("Object.keys(editor.state.users)") == []
 
 
 @needs_browser

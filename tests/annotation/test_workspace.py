@@ -263,6 +263,34 @@ def test_a_tab_that_is_left_open_cannot_write_into_another_video(chromium, clip,
         page.page.close()
 
 
+@needs_browser
+def test_another_video_is_opened_once_all_is_saved(chromium, clip, tmp_path, begin, monkeypatch):
+    root, full = tmp_path / "root", threading.Event()
+    for name in ("clip", "other"):
+        shutil.copytree(clip / "JPEGImages/clip", root / name)
+    server = begin(root)
+    page, put = Page(chromium, server.url), Workspace.put_user_mask
+
+    def refuse(*args, **options) -> None:
+        if full.is_set():
+            raise InputError("no space left")
+        put(*args, **options)
+
+    monkeypatch.setattr(Workspace, "put_user_mask", refuse)
+    full.set()
+    page.page.mouse.click(*page.at(40, 40))
+    page.wait("document.getElementById('saved').textContent.includes('no space left')")
+    page.page.select_option("#videos", "other")
+    with page.page.expect_navigation():
+        full.clear()
+    page.wait("window.editor?.ids && editor.shown === 0")
+    late = f"/api/{server.annotator.page}/mask/0"
+    assert [path.parent.name for path in (tmp_path / "work").rglob("*.png")] == ["clip"]
+    assert server.ask("POST", "open", b"clip")[0] == 204
+    assert server.ask("PUT", late, pack(MASK))[0] == 409
+    page.page.close()
+
+
 def test_unusual_videos(begin, tmp_path):
     """Names, sizes and colours; each goes all the way to the exports."""
     root, rng = tmp_path / "root", np.random.default_rng(0)
