@@ -99,7 +99,7 @@ class Found(NamedTuple):
     frame: int  # number
     object_ids: list[int]
     prob: torch.Tensor  # (K+1)×h×w, background first
-    confidence: dict[int, float]  # of every object of the span; 1 for what is absent by the user's word
+    confidence: dict[int, float]  # of the objects that are not absent by the user's word
     final: bool  # False if the other pass is to come
 
 
@@ -155,7 +155,7 @@ def segment_span(
                 prob = _fused(span, index, core.object_ids, forward, weights, prob)
                 fused = confidences(prob, core.object_ids)
                 met = {i: fused[i] for i in met.keys() | forward.weights.keys()}
-            yield Found(index, core.object_ids, prob, dict.fromkeys(span.object_ids, 1.0) | met, not waits)
+            yield Found(index, core.object_ids, prob, met, not waits)
 
 
 def _fused(

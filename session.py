@@ -38,7 +38,7 @@ class Progress(NamedTuple):
     frame: int  # number of the frame that has a new result
     done: int  # frames so far, counting one that is segmented in both directions twice
     total: int
-    probabilities: dict[int, torch.Tensor]  # id of each object → h×w in [0, 1], at inference size
+    probabilities: dict[int, torch.Tensor]  # id of each object that may be there → h×w in [0, 1], at inference size
 
 
 class _Result(NamedTuple):
@@ -221,9 +221,11 @@ class Session:
                     if found is None:
                         break
                     ids = object_map(found.prob, self.frames.size, found.object_ids, f"frame {found.frame}")
-                self._keep(found.frame, ids, found.confidence, span.made_from if found.final else None)
-                # A copy, for the caller may write into it, and the frame is memorised later.
-                yield found.frame, dict(zip(found.object_ids, found.prob[1:].clone(), strict=True))
+                sure = dict.fromkeys(span.object_ids, 1.0) | found.confidence
+                self._keep(found.frame, ids, sure, span.made_from if found.final else None)
+                # Copies, for the caller may write into them, and the frame is memorised later.
+                channels = zip(found.object_ids, found.prob[1:].clone(), strict=True)
+                yield found.frame, {i: channel for i, channel in channels if i in found.confidence}
         reached = set().union(*span.passes())
         for index in set(span.frames) - reached:  # all are absent by the user's word
             self._keep(index, np.zeros(self.frames.size, np.uint8), dict.fromkeys(span.object_ids, 1.0), span.made_from)

@@ -197,21 +197,21 @@ class Project:
     def _differs(self, index: int) -> bool:
         return not np.array_equal(self.workspace.mask(index), self._opened.result().result(index).ids)
 
-    def _write(self, index: int, mattes: dict[int, np.ndarray]) -> tuple[float, bool]:
-        """Put the session's result of a frame into the workspace; returns its confidence, and if it is out of date."""
+    def _write(self, index: int, mattes: dict[int, np.ndarray]) -> None:
+        """Put the session's result of a frame into the workspace and publish it; ``mattes``: of what is not absent."""
         session = self._opened.result()
         result, stale = session.result(index), not session.is_current(index)
-        sure = min(result.confidence.values(), default=1.0)
+        lost = mattes.keys() - set(np.unique(result.ids).tolist())  # however sure the network is that they are gone
+        sure = min((result.confidence | dict.fromkeys(lost, 0.0)).values(), default=1.0)
         keep = index not in self._replaced
         self._replaced.add(index)
         self.workspace.put_result(index, result.ids, sure, mattes, stale=stale, keep=keep)
-        return sure, stale
+        self._publish("frame", {"frame": index, "confidence": sure, "stale": stale, "running": self.running})
 
     def _on_frame(self, progress: "Progress", start: float) -> bool:
         index = progress.frame
         mattes = {i: (p * 255).round().byte().cpu().numpy() for i, p in progress.probabilities.items()}
-        sure, stale = self._write(index, mattes)
         left = (time.monotonic() - start) / progress.done * (progress.total - progress.done)
         self.running = {"done": progress.done, "total": progress.total, "seconds": left}
-        self._publish("frame", {"frame": index, "confidence": sure, "stale": stale, "running": self.running})
+        self._write(index, mattes)
         return not self._stop.is_set()

@@ -71,7 +71,8 @@ class Workspace:
             if masks:
                 self.notes.append(f"--mask is ignored: {self._record} holds the masks of this video already.")
             return
-        for path in (self.folder / name / self.name for name in ("Annotations", "results", "before", "exports")):
+        folders = [folder / name for name in ("Annotations", "results", "before", "exports")]
+        for path in (parent / self.name for parent in (*folders, *(folder / "mattes").glob("*"))):
             if path.is_dir() and any(path.iterdir()):
                 raise InputError(f"{path}: contains files of other programs; {ANOTHER}")
         given = {}
@@ -133,13 +134,15 @@ class Workspace:
     def put_user_mask(self, index: int, ids: np.ndarray | None, complete: bool) -> None:
         """Replace the user's mask of a frame: H×W uint8 ids, or None to take it back. Raises `InputError`."""
         with self.lock:
-            self.stale_is_known = False
+            was_known, self.stale_is_known = self.stale_is_known, False
             path = self._path("Annotations", index)
             if ids is None:
                 self.users.pop(index, None)
                 self.save()
                 path.unlink(missing_ok=True)
                 return
+            if was_known:
+                self.save()  # before the mask, so that a kill leaves no result that seems to be made from it
             write_mask(path, ids)
             self.users[index] = complete
             for object_id in np.unique(ids[ids > 0]).tolist():
@@ -165,8 +168,12 @@ class Workspace:
             if keep and path.is_file():
                 write_bytes(self._path("before", index), path.read_bytes())
             write_mask(path, ids)
-            for object_id, matte in mattes.items():
-                write_bytes(self._path(f"mattes/{object_id}", index), cv2.imencode(".png", matte)[1].tobytes())
+            for object_id in self.objects.keys() | mattes.keys():
+                path = self._path(f"mattes/{object_id}", index)
+                if object_id in mattes:
+                    write_bytes(path, cv2.imencode(".png", mattes[object_id])[1].tobytes())
+                else:
+                    path.unlink(missing_ok=True)
             self.confidence[index] = confidence
             (self.stale.add if stale else self.stale.discard)(index)
             self.save()
@@ -183,6 +190,7 @@ class Workspace:
                     rest = np.where(ids == object_id, np.uint8(0), ids)
                     self.put_user_mask(index, rest if complete or rest.any() else None, complete)
             for index in self.confidence:
+                self._path(f"mattes/{object_id}", index).unlink(missing_ok=True)
                 ids = self._read("results", index)
                 if (ids == object_id).any():
                     write_mask(self._path("results", index), np.where(ids == object_id, np.uint8(0), ids))
@@ -224,6 +232,7 @@ class Workspace:
             except InputError as error:
                 self.notes.append(f"{error}; left out")
                 del self.users[frame]
+                self.stale_is_known = False
 
     def _read(self, folder: str, index: int) -> np.ndarray:
         path = self._path(folder, index)

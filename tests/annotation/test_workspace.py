@@ -138,7 +138,28 @@ def test_what_the_user_erases_stays_erased(begin):
     np.testing.assert_array_equal(shown(server, 4), erased)
 
 
-def test_after_a_restart_results_are_as_current_as_before(begin):
+def test_mattes_hold_what_is_there(begin):
+    server = begin()
+    workspace = server.annotator.opened.workspace
+    server.ask("PUT", "mask/7", pack(MASK))
+    propagated(server)
+    server.ask("PUT", "mask/4?complete=1", pack(MASK * 0))
+    server.ask("DELETE", "mask/7")
+    propagated(server)
+    assert [workspace.mattes(t)[1].any() for t in range(FRAMES)] == [t < 4 for t in range(FRAMES)]
+    server.ask("DELETE", "object/1")
+    server.ask("PUT", "object/1", b"another of the same number")
+    assert not any(workspace.mattes(t)[1].any() for t in range(FRAMES))
+
+
+def test_what_is_lost_is_uncertain_and_what_is_absent_is_not(begin, monkeypatch):
+    monkeypatch.setattr("session.object_map", lambda prob, size, *_: np.zeros(size, np.uint8))
+    server = begin()
+    server.ask("PUT", "mask/4?complete=1", pack(MASK * 0))
+    assert propagated(server)["confidence"] == {"1": 0, "2": 0, "3": 0, "5": 1, "6": 1, "7": 1}
+
+
+def test_after_a_restart_results_are_as_current_as_before(begin, monkeypatch):
     first = begin()
     before = propagated(first)
     assert before["stale"] == [] and len(before["confidence"]) == FRAMES - 1
@@ -149,13 +170,23 @@ def test_after_a_restart_results_are_as_current_as_before(begin):
     assert str(after["next"]) in after["confidence"]
     release = threading.Event()  # the worker is busy, and the program dies before it knows what a correction concerns
     second.annotator.worker.submit(release.wait)
+    place, survivors = (second.annotator.opened.workspace.source, second.annotator.folder), []
+
+    def write_and_die(*mask) -> None:
+        write_mask(*mask)
+        survivors.append(Workspace(*place))
+
+    monkeypatch.setattr("annotation.workspace.write_mask", write_and_die)  # or between the mask and the record
     second.ask("PUT", "mask/4", pack(MASK[::-1]))
-    survivor = Workspace(second.annotator.opened.workspace.source, second.annotator.folder)
+    survivors.append(Workspace(*place))
     release.set()
-    assert survivor.users.keys() == {0, 4} and survivor.stale == survivor.confidence.keys()
+    assert [survivor.users.keys() for survivor in survivors] == [{0}, {0, 4}]
+    assert all(survivor.stale == survivor.confidence.keys() for survivor in survivors)
 
 
-@pytest.mark.parametrize("place", ["Annotations/clip/0.png", "results/clip/a.txt", "before/clip/0.png", "clip.json"])
+@pytest.mark.parametrize(
+    "place", ["Annotations/clip/0.png", "results/clip/a.txt", "before/clip/0.png", "mattes/1/clip/0.png", "clip.json"]
+)
 def test_files_of_others_are_never_replaced(begin, tmp_path, place):
     path = tmp_path / "work" / place
     path.parent.mkdir(parents=True)
@@ -203,6 +234,7 @@ def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
     server = begin()
     propagated(server)
     server.ask("PUT", "mask/5", pack(MASK))
+    assert propagated(server)["stale"] == []
     server.stop()
     for name in ("results/clip/00002.png", "Annotations/clip/00005.png"):
         path = tmp_path / "work" / name
@@ -210,7 +242,7 @@ def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
     server = begin()
     state = wait(server)
     assert state["users"] == {"0": False} and "00005.png: truncated" in state["message"]
-    assert "2" not in state["confidence"] and len(state["confidence"]) == FRAMES - 2
+    assert "2" not in state["confidence"] and len(state["confidence"]) == FRAMES - 2 == len(state["stale"])
     assert server.ask("GET", "mask/2")[1] == pack(np.zeros(SIZE, np.uint8))
 
 
