@@ -12,13 +12,13 @@ import util.interrupt  # noqa: F401
 
 # isort: split
 import argparse
+import hashlib
 import os
 import secrets
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import uvicorn
 
 from annotation.guard import Guard
+from annotation.project import OpenSession
 from annotation.server import Annotator, make_app
 from datasets.frames import check_folder, frame_files
 from datasets.listing import parse_masks
@@ -72,24 +73,29 @@ def _is_inside(root: Path, video: Path) -> bool:
     return all(Path(os.path.realpath(link)).is_relative_to(root) for link in links)
 
 
-def session_opener(model: Path, device: str, **settings: int) -> Callable[[Path], "Session"]:
-    """A function that opens the session of a video, and that loads the network when it is called first.
+def session_opener(model: Path, device: str, **settings: int) -> OpenSession:
+    """A function that opens the session of a video, see `OpenSession`, and that loads the network when called first.
 
     ``settings``: see `VideoPredictor`.
     """
 
     @cache
-    def load() -> "VideoPredictor":
+    def load() -> "tuple[VideoPredictor, dict[str, str | int]]":
         # Here, because importing PyTorch takes seconds; the page shows the video meanwhile.
         from model.weights import weights_file
         from predictor import VideoPredictor
         from util.device import keep_freed_memory
 
-        predictor = VideoPredictor.load(weights_file(model), device, **settings)
+        file = weights_file(model)
+        predictor = VideoPredictor.load(file, device, **settings)
         keep_freed_memory(predictor.device)
-        return predictor
+        return predictor, {"model": hashlib.sha256(file.read_bytes()).hexdigest(), **settings}
 
-    return lambda source: load().session(source)
+    def open_session(source: Path) -> "tuple[Session, dict[str, str | int]]":
+        predictor, made_with = load()
+        return predictor.session(source), made_with
+
+    return open_session
 
 
 def make_server(guard: Guard) -> uvicorn.Server:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # importing PyTorch takes seconds; the page is there before
 DIRECTIONS = ("both", "forward", "backward")
 UNCERTAIN = 0.3  # confidence (mean margin along the border of the least sure object) below which a frame is marked
 
-OpenSession = Callable[[Path], "Session"]
+# Video → its session, and what results depend on besides the video and the masks.
+OpenSession = Callable[[Path], "tuple[Session, dict[str, str | int]]"]
 Publish = Callable[[str, dict[str, Any]], None]
 
 
@@ -40,7 +41,7 @@ class Project:
         self.next: int | None = None  # frame to correct
         self._stop = threading.Event()
         self._unsynced = set(workspace.users)  # frames whose mask the session does not have
-        self._opened = worker.submit(open_session, workspace.source)
+        self._opened = worker.submit(self._open, open_session)
         self._replaced: set[int] = set()
         self._submit(self._restore)
 
@@ -120,6 +121,11 @@ class Project:
             self._publish("state", self.state())
 
         return self._worker.submit(run)
+
+    def _open(self, open_session: OpenSession) -> "Session":
+        session, made_with = open_session(self.workspace.source)
+        self.workspace.set_made_with(made_with)
+        return session
 
     def _restore(self) -> None:
         """Give the session the masks and results that are in the workspace; damaged results are left out."""

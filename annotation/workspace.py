@@ -7,6 +7,7 @@ They have the layout of ``eval_generic.py`` (FRAME is the name of a frame)::
     exports/VIDEO/               see `annotation.export`      mattes/ID/VIDEO/FRAME.png  probabilities
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Mapping
@@ -20,9 +21,10 @@ from datasets.frames import list_frames
 from datasets.images import read_static_mask, write_mask
 from datasets.video import with_given
 from util.errors import InputError
-from util.files import check_output, write_bytes
+from util.files import check_is_file, check_output, write_bytes
 
 ANOTHER = "expected another --workspace"
+ENDS = 2**20  # bytes at the beginning and end of files by which a video is known again
 
 
 def read_user_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -40,8 +42,8 @@ class Workspace:
         masks: frame number → mask file: taken in, unless the workspace knows the video already. None: those in the
             folder Annotations beside JPEGImages, if that is where the frames are; faulty ones are left out.
 
-    Raises `InputError` for a video or masks that cannot be read, for a workspace of another video of this name, and
-    if files of other programs would be replaced.
+    Raises `InputError` for a video or masks that cannot be read, for a workspace of another video of this name (told by
+    its place, size, length and ends), and if files of other programs would be replaced.
     """
 
     def __init__(self, source: Path, folder: Path, masks: Mapping[int, Path] | None = None):
@@ -60,7 +62,9 @@ class Workspace:
         self.users: dict[int, bool] = {}
         self.confidence: dict[int, float] = {}  # of the frames with a result
         self.stale: set[int] = set()  # results that are out of date
-        self.stale_is_known = True  # False: a mask has changed since ``stale`` was determined
+        self.stale_is_known = True  # False: a mask or the network has changed since ``stale`` was determined
+        self._made_with: dict[str, str | int] = {}
+        self._fingerprint = self._make_fingerprint()
         self.lock = threading.RLock()
         self._reader = threading.Lock()
         self._record = folder / f"{self.name}.json"
@@ -178,6 +182,12 @@ class Workspace:
             (self.stale.add if stale else self.stale.discard)(index)
             self.save()
 
+    def set_made_with(self, made_with: dict[str, str | int]) -> None:
+        """Say what results depend on from now on; what was made with anything else is out of date."""
+        with self.lock:
+            if made_with != self._made_with:
+                self._made_with, self.stale_is_known = made_with, False
+
     def remove_object(self, object_id: int) -> list[int]:
         """Remove an object from all masks and results; returns the numbers of the user's masks that held it."""
         with self.lock:
@@ -203,6 +213,8 @@ class Workspace:
         content = {
             "source": str(self.source),
             "size": [self.length, *self.size],
+            "fingerprint": self._fingerprint,
+            "made_with": self._made_with,
             "objects": self.objects,
             "complete": {self.names[i]: complete for i, complete in sorted(self.users.items())},
             "confidence": {self.names[i]: value for i, value in sorted(self.confidence.items())},
@@ -220,12 +232,16 @@ class Workspace:
                 self.users = {index[name]: bool(complete) for name, complete in saved["complete"].items()}
                 self.confidence = {index[name]: float(value) for name, value in saved["confidence"].items()}
                 self.stale = {index[name] for name in saved["stale"]}
+                self._made_with = dict(saved.get("made_with", {}))
+                fingerprint = saved.get("fingerprint", self._fingerprint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self._record}: damaged, or the video has changed; {ANOTHER}") from error
         if source != str(self.source):
             raise InputError(f"{self._record}: belongs to {source}; {ANOTHER} for {self.source}")
         if size != [self.length, *self.size]:
             raise InputError(f"{self._record}: {self.source} had another size or length then; {ANOTHER}")
+        if fingerprint != self._fingerprint:
+            raise InputError(f"{self._record}: {self.source} had other frames then; {ANOTHER}")
         for frame in list(self.users):
             try:
                 self._read("Annotations", frame)
@@ -233,6 +249,21 @@ class Workspace:
                 self.notes.append(f"{error}; left out")
                 del self.users[frame]
                 self.stale_is_known = False
+
+    def _make_fingerprint(self) -> str:
+        """Of the files of the first and the last frame, or of the video file."""
+        files = [self.source / self.files[i] for i in (0, -1)] if self.source.is_dir() else [self.source]
+        digest = hashlib.sha256()
+        for path in files:
+            check_is_file(path, "a frame or a video")
+            try:
+                with path.open("rb") as file:
+                    digest.update(file.read(ENDS))
+                    file.seek(max(0, path.stat().st_size - ENDS))
+                    digest.update(file.read())
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}); expected a frame or a video") from error
+        return digest.hexdigest()
 
     def _read(self, folder: str, index: int) -> np.ndarray:
         path = self._path(folder, index)

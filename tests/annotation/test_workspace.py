@@ -19,6 +19,7 @@ from annotate import list_videos
 from annotation.runs import pack, unpack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
+from model.network import save_network
 from tests.annotation.conftest import FIRST, FRAMES, SIZE
 from tests.annotator import Page, Server, needs_browser
 from util.errors import InputError
@@ -94,11 +95,11 @@ MASK[20:60, 30:80] = 1
 
 @pytest.fixture
 def begin(clip, tmp_path, tiny_weights):
-    """``begin(root)``: a server of the test's workspace."""
+    """``begin(root, model)``: a server of the test's workspace."""
     servers = []
 
-    def start(root: Path = clip) -> Server:
-        servers.append(Server(root, tmp_path / "work", tiny_weights))
+    def start(root: Path = clip, model: Path = tiny_weights) -> Server:
+        servers.append(Server(root, tmp_path / "work", model))
         return servers[-1]
 
     yield start
@@ -225,9 +226,21 @@ def test_a_workspace_of_another_or_a_changed_video_is_refused(begin, clip, tmp_p
     begin(root).stop()
     with pytest.raises(InputError, match="belongs to"):
         begin(clip)
+    write_image(root / "JPEGImages/clip/00007.png", np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(InputError, match="other frames"):
+        begin(root)
     write_image(root / "JPEGImages/clip/00008.png", np.zeros((*SIZE, 3), np.uint8))
     with pytest.raises(InputError, match="another size or length"):
         begin(root)
+
+
+def test_results_of_other_weights_are_out_of_date(begin, tmp_path, tiny_network):
+    server = begin()
+    propagated(server)
+    server.stop()
+    save_network(tmp_path / "other.pth", tiny_network("stcn"))
+    state = wait(begin(model=tmp_path / "other.pth"))
+    assert sorted(map(int, state["confidence"])) == state["stale"] == list(range(1, FRAMES))
 
 
 def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
