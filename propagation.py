@@ -9,6 +9,7 @@ these user frames and those in the span, never on the order in which they were g
 import zlib
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ class Span:
         """Numbers of the frames in it."""
         return range(self.low + 1, self.high)
 
-    @property
+    @cached_property
     def made_from(self) -> tuple:
         """What its results depend on."""
         versions = tuple((index, user.version) for index, user in self.user_frames.items())

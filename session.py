@@ -64,6 +64,7 @@ class Session:
         self.frames, self.device, self.short_side, self.precision = frames, device, short_side, precision
         self._make_core = make_core
         self._user_frames: dict[int, UserFrame] = {}
+        self._known_spans: list[Span] | None = None  # of these; None: they have changed since
         self._results: dict[int, _Result] = {}
         self._looks: dict[int, torch.Tensor] = {}  # of each frame that was segmented, see `_look`
         self._version = 0
@@ -97,13 +98,14 @@ class Session:
         others = (other.ids for number, other in self._user_frames.items() if number != index)
         check_ids(user.ids.union(*others), f"mask of frame {index}")
         self._version = user.version
-        self._user_frames[index] = user
+        self._user_frames[index], self._known_spans = user, None
 
     def forget(self, index: int) -> None:
         """Take back the mask of frame ``index``. Raises `InputError` if there is none."""
         if index not in self._user_frames:
             raise InputError(f"frame {index} has no mask; expected one of {self.annotated}")
         del self._user_frames[index]
+        self._known_spans = None
 
     def remove(self, object_id: int) -> None:
         """Remove an object from all masks and results. Raises `InputError` for an unknown id."""
@@ -111,7 +113,7 @@ class Session:
             raise InputError(f"there is no object {object_id}; expected one of {self.object_ids}")
         for index, user in list(self._user_frames.items()):
             if object_id in user.ids:
-                del self._user_frames[index]
+                self.forget(index)
                 if user.complete or len(user.ids) > 1:
                     self.annotate(index, np.where(user.mask == object_id, 0, user.mask), user.complete)
         for index, result in self._results.items():
@@ -155,24 +157,29 @@ class Session:
             around: only the spans that touch this frame, or, with ``direction`` forward or backward, all that reach
                 beyond it in that direction.
             on_frame: called after each frame; if it returns False, propagation stops. All results so far stay.
-        Raises `InputError` without any mask, for a frame that cannot be read, and for output that is not finite.
+        Raises `InputError` without any mask, for a direction that is none or has no frame to begin at, for a frame that
+        cannot be read, and for output that is not finite.
         """
         if not self._user_frames:
             raise InputError("no frame has a mask; expected annotate() before propagate()")
+        directions: dict[str, Callable[[Span, int], bool]] = {
+            "both": lambda span, frame: span.low <= frame <= span.high,
+            "forward": lambda span, frame: frame < span.high,
+            "backward": lambda span, frame: span.low < frame,
+        }
+        if direction not in directions or around is None and direction != "both":
+            expected = f"one of {', '.join(directions)}, and around= for all but both"
+            raise InputError(f"direction={direction!r}, around={around!r}: expected {expected}")
         chosen = self._spans()
         if around is not None:
-            around = check_frame_number(around, len(self))
-            is_chosen = {
-                "both": lambda span: span.low <= around <= span.high,
-                "forward": lambda span: around < span.high,
-                "backward": lambda span: span.low < around,
-            }[direction]
-            chosen = list(filter(is_chosen, chosen))
+            frame = check_frame_number(around, len(self))
+            chosen = [span for span in chosen if directions[direction](span, frame)]
         stale = [span for span in chosen if not all(self._is_current(i, span) for i in span.frames)]
         total = sum(len(frames) for span in stale for frames in span.passes())
         frames = chain.from_iterable(map(self._segment, stale))
         for done, (index, probabilities) in enumerate(frames, start=1):
-            if on_frame is not None and on_frame(Progress(index, done, total, probabilities)) is False:
+            go_on = None if on_frame is None else on_frame(Progress(index, done, total, probabilities))
+            if isinstance(go_on, bool | np.bool_) and not go_on:
                 return False
         return True
 
@@ -197,7 +204,9 @@ class Session:
         return max(left, key=lambda index: votes[index])
 
     def _spans(self) -> list[Span]:
-        return spans(self._user_frames, len(self))
+        if self._known_spans is None:
+            self._known_spans = spans(self._user_frames, len(self))
+        return self._known_spans
 
     def _span_of(self, index: int) -> Span | None:
         """The span of a frame; None for one whose mask decides every object."""

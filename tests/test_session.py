@@ -11,6 +11,7 @@ from model.config import MEMORIES
 from model.network import Network
 from model.optimized import optimized_copy
 from predictor import VideoPredictor
+from propagation import spans
 from session import Session
 from tests.scenes import discs
 from tests.test_shipped import SHIPPED
@@ -217,7 +218,7 @@ def test_cancelling_keeps_results_and_goes_on(new_session):
         for probabilities in progress.probabilities.values():  # the caller's own, who may write into them
             probabilities.zero_()
         reported.append(progress)
-        return progress.done < 12
+        return np.less(progress.done, 12)
 
     assert not session.propagate(on_frame=on_frame)
     assert [progress.done for progress in reported] == list(range(1, 13)) and reported[0].total == 2 + 7 + 7 + 2
@@ -296,6 +297,16 @@ def test_a_correction_costs_what_it_redoes(tiny_network, stepped, encoded):
     assert len(encoded) == len(stepped) + 4
 
 
+def test_asking_what_is_out_of_date_costs_no_new_spans(new_session, monkeypatch):
+    made, session = [], new_session()
+    monkeypatch.setattr("session.spans", lambda *given: made.append(given) or spans(*given))
+    for index in (2, 6):
+        session.annotate(index, mask(1))
+        assert [session.is_current(i) for i in range(LENGTH)] == [i in session.annotated for i in range(LENGTH)]
+    session.forget(6)
+    assert not session.is_current(6) and len(made) == 3
+
+
 def test_output_that_is_not_finite_is_no_result(tiny_network):
     network = tiny_network()
     with torch.no_grad():
@@ -329,6 +340,9 @@ def test_bad_calls(new_session):
         session.annotate(5, mask(255))
     with pytest.raises(InputError, match="no frame 13; expected a whole number from 0 to 12"):
         session.propagate(around=13)
+    for around, direction in ((0, "sideways"), (None, "forward")):
+        with pytest.raises(InputError, match=f"direction='{direction}', around={around}: expected one of both"):
+            session.propagate(around, direction=direction)
     assert not session.result(3).ids.any()
 
 

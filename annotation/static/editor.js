@@ -137,35 +137,45 @@ export class Editor {
     await this.show(frame);
   }
 
-  // Steps of the history that are not strokes
-
-  async act(act, undo) {
-    await act();
-    this.history.add(undo, act);
+  // Steps of the history that are not strokes. prepare: is called once all steps before are complete, and returns what
+  // does and what undoes this one, or null if there is nothing to do.
+  act(prepare) {
+    return this.history.run(async () => {
+      const step = await prepare();
+      if (!step) return;
+      const [act, undo] = step;
+      await act();
+      this.history.add(undo, act);
+    });
   }
 
   async removeUser(frame) {
-    const mask = pack(await this.load(frame, "?of=user")), complete = this.state.users[frame];
-    const set = (value) => async () => {
-      this.store(frame, mask, value);
-      await this.saves.all();
-      if (frame === this.frame) await this.show(frame);
-    };
-    await this.act(set(null), set(complete));
+    await this.act(async () => {
+      if (!(frame in this.state.users)) return null;
+      const mask = pack(await this.load(frame, "?of=user")), complete = this.state.users[frame];
+      const set = (value) => async () => {
+        this.store(frame, mask, value);
+        await this.saves.all();
+        if (frame === this.frame) await this.show(frame);
+      };
+      return [set(null), set(complete)];
+    });
   }
 
   async addObject() {
     let id = 1;
-    while (id in this.state.objects) id++;
-    if (id > 254) return this.say("A mask holds at most 254 objects.");
     const name = (value) => () => this.nameObject(id, value);
-    await this.act(name(`object ${id}`), name(null));
+    await this.act(() => {
+      while (id in this.state.objects) id++;
+      if (id > 254) throw new Error("A mask holds at most 254 objects.");
+      return [name(`object ${id}`), name(null)];
+    });
     this.choose(id);
   }
 
   async rename(id, name) {
-    const old = this.state.objects[id];
-    if (name && name !== old) await this.act(() => this.nameObject(id, name), () => this.nameObject(id, old));
+    const old = this.state.objects[id], set = (value) => () => this.nameObject(id, value);
+    if (name && name !== old) await this.act(() => [set(name), set(old)]);
   }
 
   async nameObject(id, name) {
@@ -179,21 +189,22 @@ export class Editor {
   }
 
   async removeObject(id) {
-    await this.saves.all();
-    const name = this.state.objects[id], masks = new Map();
-    for (const frame of Object.keys(this.state.users).map(Number)) {
-      const mask = await this.load(frame, "?of=user");
-      if (mask.includes(Number(id))) masks.set(frame, [pack(mask), this.state.users[frame]]);
-    }
-    await this.act(
-      () => this.nameObject(id, null),
-      async () => {
+    await this.act(async () => {
+      if (!(id in this.state.objects)) return null;
+      await this.saves.all();
+      const name = this.state.objects[id], masks = new Map();
+      for (const frame of Object.keys(this.state.users).map(Number)) {
+        const mask = await this.load(frame, "?of=user");
+        if (mask.includes(Number(id))) masks.set(frame, [pack(mask), this.state.users[frame]]);
+      }
+      const restore = async () => {
         await this.nameObject(id, name);
         for (const [frame, [mask, complete]] of masks) this.store(frame, mask, complete);
         await this.saves.all();
         await this.show(this.frame);
-      },
-    );
+      };
+      return [() => this.nameObject(id, null), restore];
+    });
   }
 
   choose(id) {

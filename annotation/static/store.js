@@ -94,13 +94,26 @@ export class History {
     this.onChange();
   }
 
+  // One action after the other, also after one that has failed.
+  run(action) {
+    const done = this.busy.then(action);
+    this.busy = done.catch(() => {});
+    return done;
+  }
+
   step(redo) {
-    this.busy = this.busy.then(async () => {
-      if (redo ? this.next === this.items.length : this.next === 0) return;
-      if (redo) await this.items[this.next++].redo();
-      else await this.items[--this.next].undo();
-      this.onChange();
+    return this.run(async () => {
+      const { next } = this, item = this.items[redo ? next : next - 1], after = redo ? next + 1 : next - 1;
+      if (!item) return;
+      this.next = after; // at once, for strokes that are added meanwhile
+      try {
+        await (redo ? item.redo() : item.undo());
+      } catch (error) {
+        if (this.next === after) this.next = next;
+        throw error;
+      } finally {
+        this.onChange();
+      }
     });
-    return this.busy;
   }
 }

@@ -121,10 +121,11 @@ def hold_back(page, path: str) -> Callable[[], None]:
     page.page.route(f"**/{path}", lambda route: held.append(route), times=1)
 
     def release() -> None:
-        if held:
-            with page.page.expect_response(f"**/{path}"):
-                held[0].continue_()
-            page.page.wait_for_timeout(50)
+        while not held:
+            page.page.wait_for_timeout(10)
+        with page.page.expect_response(f"**/{path}"):
+            held[0].continue_()
+        page.page.wait_for_timeout(50)
 
     return release
 
@@ -143,9 +144,10 @@ def test_what_happens_amid_a_stroke_loses_nothing(page, tmp_path, interruption):
     mouse.move(*page.at(90, 80))
     mouse.down()
     mouse.move(*page.at(100, 80))
-    if interruption != "r":
+    if interruption == "r":
+        release()
+    else:
         page.key(interruption)
-    release()
     mouse.move(*page.at(120, 80))
     mouse.up()
     page.settle()
@@ -184,3 +186,26 @@ def test_objects_can_be_removed_and_come_back(page, tmp_path):
     page.js("editor.history.busy")
     page.settle()
     np.testing.assert_array_equal(read_mask(tmp_path / "work/Annotations/clip/00000.png"), both)
+
+
+@needs_browser
+def test_steps_wait_for_each_other_and_go_on_after_a_failure(page):
+    objects = "Object.keys(editor.state.objects).join()"
+    page.drag(*FIRST)
+    release = hold_back(page, "object/2")
+    page.key("n")
+    page.key("n")
+    release()
+    page.wait(f"{objects} === '1,2,3'")
+    release = hold_back(page, "object/3")
+    page.page.get_by_label("Remove object 3").dblclick()
+    page.key("Control+z")  # of the removal, which is on its way
+    release()
+    page.js("editor.history.busy")
+    assert page.js(f"[{objects}, editor.history.next, editor.history.items.length]") == ["1,2,3", 3, 4]
+    page.page.route("**/object/3", lambda route: route.abort(), times=1)
+    for left in (3, 2, 1, 0):
+        page.key("Control+z")
+        page.js("editor.history.busy")
+        assert page.js("editor.history.next") == left
+    assert "ERR_FAILED" in page.faults.pop()
