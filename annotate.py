@@ -65,6 +65,8 @@ def _is_video(path: Path) -> bool:
         return path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else bool(frame_files(path))
     except InputError:  # a folder with a fault: the page says which when it is opened
         return True
+    except OSError:  # one that may not be read
+        return False
 
 
 def _is_inside(root: Path, video: Path) -> bool:

@@ -21,7 +21,7 @@ import torch
 
 from adaptation import STEPS, adapted_copy
 from datasets.access import MaskSource, Source, check_frame_number, load_mask, open_frames, open_video
-from datasets.images import check_ids
+from datasets.images import check_ids, mask_ids
 from datasets.video import Video, VideoFrame, fit_mask
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
@@ -103,7 +103,7 @@ def _load_masks(masks: Mapping[int, MaskSource], size: tuple[int, int], length: 
     given, ids = {}, set[int]()
     for index, mask in masks.items():
         given[check_frame_number(index, length)] = load_mask(mask, f"mask of frame {index}", size)
-        ids |= set(np.unique(given[index]).tolist()) - {0}
+        ids |= mask_ids(given[index])
         check_ids(ids, f"mask of frame {index}")
     if not ids:
         raise InputError("no mask holds an object; expected ids from 1")

@@ -41,6 +41,7 @@ class Project:
         self.next: int | None = None  # frame to correct
         self._stop = threading.Event()
         self._unsynced = set(workspace.users)  # frames whose mask the session does not have
+        self._agreeing: set[int] = set()  # frames of the user's on which the session is known to say the same
         self._opened = worker.submit(self._open, open_session)
         self._replaced: set[int] = set()
         self._submit(self._restore)
@@ -68,6 +69,7 @@ class Project:
             says_something = ids is not None and (complete or ids.any())
             self.workspace.put_user_mask(index, ids if says_something else None, complete)
             self._unsynced.add(index)
+            self._agreeing.clear()
         self._submit(self._sync)
 
     def name_object(self, object_id: int, name: str) -> None:
@@ -179,6 +181,7 @@ class Project:
         if object_id in session.object_ids:
             session.remove(object_id)
         workspace.remove_object(object_id)
+        self._agreeing.clear()
         self._note_stale()
         self._publish("state", self.state())
 
@@ -191,11 +194,17 @@ class Project:
             around = None if direction == "both" else index
             session.propagate(around, lambda progress: self._on_frame(progress, start), direction=direction)
             workspace = self.workspace
-            done = workspace.confidence.keys() - workspace.stale - workspace.users.keys() | self._replaced
-            for frame in sorted(set(range(workspace.length)) - done):
+            done = workspace.confidence.keys() - workspace.stale - workspace.users.keys()
+            for frame in sorted(set(range(workspace.length)) - done - self._replaced - self._agreeing):
+                if self._stop.is_set():
+                    break
+                if not session.is_current(frame):
+                    continue
                 # It has no objects or the user decides them all, and needs no network.
-                if session.is_current(frame) and (frame not in workspace.users or self._differs(frame)):
+                if frame not in workspace.users or self._differs(frame):
                     self._write(frame, {})
+                if frame in workspace.users:
+                    self._agreeing.add(frame)
         finally:
             self.running = None
             self._note_stale()

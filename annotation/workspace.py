@@ -122,14 +122,15 @@ class Workspace:
 
     def mattes(self, index: int) -> dict[int, np.ndarray]:
         """Object id → H×W uint8 probability, 255 for 1. The user's own masks are certain."""
-        ids, mattes = self.mask(index), {}
-        for object_id in self.objects:
-            mattes[object_id] = (ids == object_id) * np.uint8(255)
-            path = self._path(f"mattes/{object_id}", index)
-            if index not in self.users and path.is_file():
-                small = read_static_mask(path)[0]
-                mattes[object_id] = cv2.resize(small, self.size[::-1], interpolation=cv2.INTER_LINEAR)
-        return mattes
+        with self.lock:
+            ids, mattes = self.mask(index), {}
+            for object_id in self.objects:
+                mattes[object_id] = (ids == object_id) * np.uint8(255)
+                path = self._path(f"mattes/{object_id}", index)
+                if index not in self.users and path.is_file():
+                    small = read_static_mask(path)[0]
+                    mattes[object_id] = cv2.resize(small, self.size[::-1], interpolation=cv2.INTER_LINEAR)
+            return mattes
 
     def frames_with_masks(self) -> list[int]:
         """Numbers of the frames that have a result or a mask of the user's, ascending."""
@@ -185,8 +186,9 @@ class Workspace:
     def set_made_with(self, made_with: dict[str, str | int]) -> None:
         """Say what results depend on from now on; what was made with anything else is out of date."""
         with self.lock:
-            if made_with != self._made_with:
-                self._made_with, self.stale_is_known = made_with, False
+            if self._made_with not in ({}, made_with):  # nothing: earlier versions did not note it
+                self.stale_is_known = False
+            self._made_with = made_with
 
     def remove_object(self, object_id: int) -> list[int]:
         """Remove an object from all masks and results; returns the numbers of the user's masks that held it."""

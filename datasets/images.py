@@ -82,6 +82,11 @@ def check_mask_size(mask: Path, size: tuple[int, ...], frame: str, frame_size: t
         )
 
 
+def mask_ids(mask: np.ndarray) -> set[int]:
+    """The ids above 0 in a mask H×W uint8."""
+    return set((np.flatnonzero(_areas(mask)[1:]) + 1).tolist())
+
+
 def check_ids(ids: Collection[int], name: object) -> None:
     """Raise `InputError`, with the ``name`` of a mask, if the ``ids`` of a video hold 255 beside others."""
     if 255 in ids and len(ids) > 1:
@@ -197,7 +202,8 @@ def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
         values = np.array(image if has_palette else image.convert("L"))
         if "A" in image.getbands():
             transparent = np.asarray(image.getchannel("A")) == 0
-            if transparent.any() and (values[transparent].any() or not values.any()):
+            has_shape = transparent.any() and not transparent.all()
+            if has_shape and (values[transparent].mean() > 127 or not values.any()):
                 raise InputError(f"{path}: may be a mask by its transparency; expected black and white; {ADVICE}")
         values = _upright(values, exif_orientation(image))
     return values, has_palette or values.max() <= 127

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.access import video_files
-from datasets.frames import check_folder, check_name, frame_files, list_frames, natural_order, read_names
+from datasets.frames import FRAME_SUFFIXES, check_folder, check_name, list_frames, natural_order, read_names
 from datasets.images import ADVICE, read_mask
 from datasets.video import FaultyVideo, Video, frames_video
 from util.errors import InputError, describe
@@ -185,14 +185,19 @@ def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> 
 
 def _mask_files(folder: Path) -> dict[str, Path]:
     """{name of the frame: mask file}, in order."""
-    masks = [folder / file for file in frame_files(folder)]
     expected = "a PNG with the name of the frame on which an object first appears"
+    files = sorted(folder.iterdir(), key=lambda path: natural_order(path.stem)) if folder.is_dir() else []
+    images = [path for path in files if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")]
+    masks: dict[str, Path] = {}
+    for path in images:
+        if path.suffix.lower() == ".png" and masks.setdefault(path.stem, path) != path:
+            raise InputError(f"{path}: {masks[path.stem].name} is there, too; expected one mask for a frame")
+    for path in images:
+        if path.stem not in masks:
+            raise InputError(f"{path}: is no mask; expected {expected}; {ADVICE}")
     if not masks:
         raise InputError(f"{folder}: no mask for video {folder.name}; expected {expected}")
-    for path in masks:
-        if path.suffix.lower() != ".png":
-            raise InputError(f"{path}: is no mask; expected {expected}; {ADVICE}")
-    return {path.stem: path for path in masks}
+    return masks
 
 
 def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:

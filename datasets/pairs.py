@@ -111,7 +111,7 @@ class VideoFolder:
     def _annotated_frames(self, video: str) -> str:
         """File names, joined with slashes: one object per video for the workers to share instead of thousands."""
         images, masks = self.images / video, self.masks / video
-        annotated = {name.rpartition(".")[0] for name in frame_files(masks) if name.lower().endswith(".png")}
+        annotated = {name.rpartition(".")[0] for name in frame_files(masks) if name.endswith((".png", ".PNG"))}
         frames = [name for name in frame_files(images) if name.rpartition(".")[0] in annotated]
         if not frames:
             raise InputError(f"{masks}: no annotations; expected a PNG for the frames in {images}")

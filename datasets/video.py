@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import check_ids, check_mask_size, image_size, read_image, read_mask
+from datasets.images import check_ids, check_mask_size, image_size, mask_ids, read_image, read_mask
 from util.errors import InputError
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -117,7 +117,7 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     small = _resize(mask, size, Image.Resampling.NEAREST)
     for lost in np.setdiff1d(mask, small):
         spare = np.argwhere(np.bincount(small.ravel())[small] > 1)  # pixels that are not the last of another object
-        distances = spare + 0.5 - np.argwhere(mask == lost).mean(0) * size / mask.shape
+        distances = spare + 0.5 - (np.argwhere(mask == lost).mean(0) + 0.5) * size / mask.shape
         if len(spare):
             small[tuple(spare[np.square(distances).sum(1).argmin()])] = lost
     return small
@@ -135,7 +135,7 @@ def check_masks(masks: Iterable[tuple[np.ndarray, Path, str, tuple[int, int]]]) 
     path, ids = None, set[int]()
     for mask, path, frame, size in masks:
         check_mask_size(path, mask.shape, frame, size)
-        ids |= set(np.unique(mask).tolist()) - {0}
+        ids |= mask_ids(mask)
         check_ids(ids, path)
     if path is not None and not ids:
         raise InputError(f"{path}: no mask of this video holds an object; expected ids from 1 to 254")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
-from itertools import chain, dropwhile, repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 import av
@@ -131,10 +131,12 @@ class Decoder:
         self._frames: Iterator[av.VideoFrame] = iter(())
         with self._translated("the video"):
             self._open()
-            packets = dropwhile(lambda packet: not packet.is_keyframe, self._container.demux(self._stream))
-            shown = (packet for packet in packets if not packet.is_discard and packet.size)
-            times = [packet.pts for packet in shown] if self._container.format.name in SEEKABLE else [None]
-            self._seekable = None not in times
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            shown = (packet for packet in chain([first], packets) if not packet.is_discard and packet.size)
+            # Before the first key frame, packets may hold no frame.
+            times = [packet.pts for packet in shown if self._container.format.name in SEEKABLE and first.is_keyframe]
+            self._seekable = bool(times) and None not in times
             self.times = sorted(time for time in times if time is not None)
             if not self._seekable:
                 self._open()

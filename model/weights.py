@@ -4,6 +4,7 @@ Own format: ``{"format": 1, "config": {NetworkConfig fields}, "network": state d
 ``"recommended": {InferenceSettings fields}``.
 """
 
+import errno
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # torch raises many types for bytes that are no checkpoint
         if is_out_of_memory(error):
             raise
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is for places that are not in the file
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         raise InputError(f"{path}: is not a checkpoint, or is damaged; {EXPECTED}") from error
 

@@ -109,7 +109,7 @@ class VideoResults:
     def _finished_frames(self) -> dict[str, str]:
         """The intact PNGs, and their checksums, of a run with the same settings, frames and masks."""
         made_with, files = self._read()
-        if self._different(made_with):
+        if set(self._different(made_with)) - {"fps"}:
             return {}
         for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
             with suppress(ValueError, TypeError):  # the last line of a killed run
@@ -128,7 +128,7 @@ class VideoResults:
     def _different(self, made_with: dict) -> list[str]:
         """What differs in a record's ``made_with``. A missing setting, as in other versions, is false or none."""
         names = {**made_with, **self.made_with}
-        if not (made_with.get("fps") and self.made_with.get("fps")):  # PNGs do not depend on it
+        if not (made_with.get("fps") and self.made_with.get("fps")):  # of overlays alone
             names.pop("fps", None)
         return [name for name in names if (made_with.get(name) or None) != (self.made_with.get(name) or None)]
 

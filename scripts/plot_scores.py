@@ -7,7 +7,7 @@ import cv2
 import matplotlib
 import numpy as np
 
-from datasets.frames import frame_files, natural_order
+from datasets.frames import FRAME_SUFFIXES, natural_order
 from datasets.images import PALETTE, draw_masks, read_image
 from scoring.folders import ObjectScore, Scores, read_objects
 from util.files import write_bytes
@@ -84,10 +84,10 @@ def _thumbnail(truth: Path, prediction: Path, images: Path | None) -> np.ndarray
         cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST) for ids in (true_ids, predicted_ids)
     )
     image = np.full((*true_ids.shape, 3), GREY, np.uint8)
-    frames = [images / name for name in frame_files(images)] if images else []
-    for frame in frames:
-        if frame.stem == truth.stem:
-            image = cv2.resize(read_image(frame), size, interpolation=cv2.INTER_AREA)
+    suffixes = *FRAME_SUFFIXES, *map(str.upper, FRAME_SUFFIXES)
+    frames = [images / f"{truth.stem}{suffix}" for suffix in suffixes] if images else []
+    for frame in [frame for frame in frames if frame.is_file()][:1]:
+        image = cv2.resize(read_image(frame), size, interpolation=cv2.INTER_AREA)
     image = draw_masks(image, predicted_ids)
     window = np.ones((2, 2), np.uint8)
     image[cv2.erode(true_ids, window) != cv2.dilate(true_ids, window)] = 255

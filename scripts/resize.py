@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datasets.frames import FRAME_SUFFIXES
 from datasets.images import exif_orientation, write_image
@@ -14,6 +14,8 @@ from datasets.video import inference_size
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import files_below, write_bytes
 from util.parallel import parallel_map
+
+TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))  # by EXIF orientation
 
 
 @exit_on_input_error
@@ -60,11 +62,11 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
 def _convert(path: Path, target: Path, short_side: int) -> bool:
     """Whether the file could be read; says why it could not."""
     try:
-        data, image = path.read_bytes(), None
+        data = path.read_bytes()
+        image: Image.Image | None = None
         if path.suffix.lower() in FRAME_SUFFIXES:
             image = Image.open(io.BytesIO(data))
-            if exif_orientation(image) > 1:
-                ImageOps.exif_transpose(image, in_place=True)
+            orientation = exif_orientation(image)
             image.load()
     except Exception as error:  # Pillow raises many types for damaged files
         reason = str(error).partition(" <_io.BytesIO")[0].partition("\n")[0]
@@ -73,8 +75,11 @@ def _convert(path: Path, target: Path, short_side: int) -> bool:
     if image is None or min(image.size) <= short_side:
         write_bytes(target, data)
         return True
+    is_png = image.format == "PNG"
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
     size = inference_size((image.height, image.width), short_side)[::-1]
-    if image.format == "PNG" and image.mode in ("P", "L", "1", "I;16", "I"):
+    if is_png and image.mode in ("P", "L", "1", "I;16", "I"):
         resized = io.BytesIO()
         image.resize(size, Image.Resampling.NEAREST).save(resized, format="PNG")
         write_bytes(target, resized.getvalue())

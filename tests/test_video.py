@@ -1,6 +1,5 @@
 """Videos to segment: the benchmarks' lists, folders of frames and video files, and what is refused before any frame."""
 
-import os
 from pathlib import Path
 
 import av
@@ -44,6 +43,10 @@ def test_no_object_is_lost_where_many_are_small():
     assert set(np.unique(small)) == set(np.unique(mask))
     assert set(np.unique(fit_mask(mask, (3, 4)))) < set(np.unique(mask))  # as many as there are pixels
     assert len(np.unique(fit_mask(mask, (3, 4)))) == 12
+    for y, x in ((0, 0), (21, 45), (33, 80), (89, 159)):  # one that vanishes stays where it is
+        mask = np.zeros((90, 160), np.uint8)
+        mask[y, x] = 1
+        assert np.argwhere(fit_mask(mask, (45, 80))).tolist() == [[y // 2, x // 2]]
 
 
 def test_wanted_videos_are_selected_and_unknown_ones_refused(tmp_path):
@@ -145,14 +148,14 @@ def test_a_folder_that_cannot_be_read_fails_alone(data, evaluate, monkeypatch, f
     elif fault == "damaged mask":
         cut(data / MASK, 60)
     else:
-        scandir = os.scandir
+        iterdir = Path.iterdir
 
         def refused(folder):
             if folder == data / "Annotations/a":
                 raise PermissionError(13, "Permission denied", str(folder))
-            return scandir(folder)
+            return iterdir(folder)
 
-        monkeypatch.setattr(os, "scandir", refused)
+        monkeypatch.setattr(Path, "iterdir", refused)
     write_mask(data / "Annotations/b/00000.png", bars(*SIZE, (1,)))
     write_image(data / "JPEGImages/b/00000.jpg", picture(0))
     code, out, error = evaluate(eval_generic, "--data_path", data)

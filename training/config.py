@@ -192,7 +192,7 @@ def parse_config(arguments: Sequence[str] | None = None, processes: int = 1) -> 
         for name, value in vars(group).items():
             if isinstance(value, tuple) and words.count(f"--{name}") > 1:  # the last would replace the others
                 raise InputError(f"--{name}: given more than once; expected all its values behind one --{name}")
-    if (begin := config.recipe.start_warm) > (stop := config.recipe.end_warm):
+    if not config.load_model and (begin := config.recipe.start_warm) > (stop := config.recipe.end_warm):
         raise InputError(f"--start_warm {begin}: expected at most --end_warm, {stop}")
     if config.imagenet_blend and not config.load_network:
         raise InputError("--imagenet_blend: expected together with --load_network")

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +16,7 @@ from model.config import NetworkConfig
 from model.network import Network, empty_state, load_weights, save_network
 from model.weights import State, fit_weights, read_network_file
 from training.checkpoint import TrainingState, read_checkpoint
-from training.config import TrainConfig, restored_settings
+from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
 from training.logger import Meter, TrainLogger, log
 from training.validation import held_out_videos, validate
@@ -45,7 +44,9 @@ class Run:
         self.held_out = held_out_videos(config.validation)
         self.dataset = build_dataset(config.stage, config.data)
         self.replaced = earlier_run(config)
-        self.state = build_state(config, device, self.precision, str(self.dataset))
+        scored = ", ".join(sorted(held_out.video.name for held_out in self.held_out))
+        self.found = {"data": str(self.dataset), "scored": f"{scored} at {config.validation.val_size}"}
+        self.state = build_state(config, device, self.precision, self.found)
         if len(set(gather(self.state.iteration))) > 1:
             raise InputError(f"{self.folder}: not the same on all machines; expected --saves on a shared file system")
         batch_size = config.clips_per_pass(world_size())
@@ -89,7 +90,7 @@ class Run:
     def save_checkpoint(self) -> Path:
         """Write ``<id>_checkpoint.pth``; every process has to call this."""
         path = self.folder / f"{self.config.id}_checkpoint.pth"
-        self.state.save(path, self.config.saved_settings() | {"data_found": str(self.dataset)})
+        self.state.save(path, self.config.saved_settings() | {"found": self.found})
         log.info("saved %s", path)
         return path
 
@@ -125,10 +126,13 @@ def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if amp == "bf16" else torch.float16
 
 
-def build_state(config: TrainConfig, device: torch.device, precision: torch.dtype | None, data: str) -> TrainingState:
+def build_state(
+    config: TrainConfig, device: torch.device, precision: torch.dtype | None, found: dict[str, str]
+) -> TrainingState:
     """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them.
 
-    Warns if the checkpoint was trained on other data than ``data``, which describes the data set.
+    ``found`` describes the data and the validation videos: if the checkpoint has other ones, warns or forgets the best
+    score.
     """
     recipe = config.recipe
     imagenet = None if config.pretrained == ("imagenet",) else [Path(name) for name in config.pretrained]
@@ -170,12 +174,11 @@ def build_state(config: TrainConfig, device: torch.device, precision: torch.dtyp
         state.load(checkpoint, config.load_model)
         if state.iteration >= recipe.iterations:
             raise InputError(f"{config.load_model}: already at iteration {state.iteration} of {recipe.iterations} (-i)")
-        settings = checkpoint["train"]["settings"]
-        validation = restored_settings(settings, config.load_model)["validation"]
-        if replace(validation, val_every=config.validation.val_every) != config.validation:
-            state.best = -1.0  # scores of other videos are no measure
-        if (found := settings.get("data_found", data)) != data:
-            log.warning("%s: trained on %s; from here on the data are others", config.load_model, found)
+        before = checkpoint["train"]["settings"].get("found", found)
+        if before["scored"] != found["scored"]:
+            state.best = -1.0
+        if before["data"] != found["data"]:
+            log.warning("%s: trained on %s; from here on the data are others", config.load_model, before["data"])
     return state
 
 
