@@ -64,7 +64,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--overwrite", action="store_true", help="segment finished videos again")
     changed_help = "segment videos again whose results were made with other settings, frames or masks"
     add("--overwrite_changed", action="store_true", help=changed_help)
-    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 and a contact sheet, VIDEO.png"
+    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 and a contact sheet, VIDEO.png, for which"
+    overlay_help += " finished videos are segmented again"
     add("--overlay", action="store_true", help=overlay_help)
     fps_help = "frame rate of the overlay (default: the video's; 24 for folders of frames)"
     add("--fps", type=_frame_rate, metavar="N", help=fps_help)

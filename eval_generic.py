@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.data_path:
         videos = folder_videos(args.data_path, args.size, args.videos, args.first_masks)
     else:
-        check_is_file(args.video, "a file for --video")
+        check_is_file(args.video, "a file for --video (--data_path is for folders of frames)")
         for mask in args.mask:
             check_is_file(Path(re.sub("^[0-9]+:", "", mask)), "a file for --mask")
         videos = video_with_masks(args.video, args.mask, args.size)

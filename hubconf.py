@@ -56,7 +56,9 @@ def _predictor(preset: str, weights: str | PathLike | None, device: str, setting
             predictor.trainable = _own_modules()(predictor.trainable)  # reads the file again, which looks up types
             return predictor
         network = Network(NetworkConfig.preset(preset)).to(pick_device(device)).eval()
-        return VideoPredictor(optimized_copy(network), **settings)
+        predictor = VideoPredictor(optimized_copy(network), **settings)
+        predictor.trainable = lambda: network
+        return predictor
 
 
 def gsfm_small(weights: str | PathLike | None = None, device: str = "auto", **settings: Any) -> Any:

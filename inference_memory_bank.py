@@ -9,8 +9,9 @@ differentiable, the other methods are for inference::
     memory.forget(frame)    without the entry of that frame; memory.forget(): without all that are not permanent
     memory.keep(objects)    without the other objects, which are counted from 0
 
-An entry that is added with the number of an earlier one replaces it. A *permanent* entry, such as the very first one,
-is never evicted. A *temporary* entry lasts until the next ``add``.
+An entry that is added with the number of an earlier one replaces it, and is permanent if that was. A *permanent* entry,
+such as the very first one, is never evicted. A *temporary* entry lasts until the next ``add``. To read an empty memory
+raises ``RuntimeError("the memory is empty…")``.
 """
 
 from collections.abc import Sequence

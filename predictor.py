@@ -22,13 +22,14 @@ import torch
 from adaptation import STEPS, adapted_copy
 from datasets.access import MaskSource, Source, check_frame_number, load_mask, open_frames, open_video
 from datasets.images import check_ids, mask_ids
-from datasets.video import Video, VideoFrame, fit_mask
+from datasets.video import Video, VideoFrame, fit_mask, with_given
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from labels import confidences, object_map
 from model.config import PROTOCOL, InferenceSettings
 from model.network import Network, load_network
 from model.optimized import optimized_copy
+from model.weights import weights_file
 from propagation import UserFrame
 from session import FrameResult, Session
 from util.device import half_precision, pick_device
@@ -59,6 +60,7 @@ def segment(
 ) -> Generator[Segmentation, None, None]:
     """Run a video through the engine, frame by frame; all frames have results if ``all_frames``, else the needed ones.
 
+    Given objects are in the results exactly as they were given, also where the engine saw their mask reduced.
     ``complete``: see `InferenceCore.step`. ``skip``: names of frames whose results are not needed after all; only
     those on which others depend are still segmented, so that the results of the others are the same bit for bit.
     Raises `InputError` for a damaged frame, and for a result that is not finite.
@@ -73,6 +75,7 @@ def segment(
             ids = None
             if needed and prob is not None:
                 ids = object_map(prob, frame.original.shape[:2], core.object_ids, f"frame {frame.name}")
+                ids = ids if frame.given is None else with_given(frame.given, ids)
             yield Segmentation(frame, ids, _now(device) - start, prob)
 
 
@@ -91,7 +94,7 @@ def _with_masks(video: Video, masks: Mapping[int, np.ndarray]) -> Generator[Vide
     with closing(iter(video)) as frames:
         for index, frame in enumerate(frames):
             mask = masks.get(index)
-            yield frame if mask is None else frame._replace(mask=fit_mask(mask, frame.image.shape[:2]))
+            yield frame if mask is None else frame._replace(mask=fit_mask(mask, frame.image.shape[:2]), given=mask)
     for number in masks:
         check_frame_number(number, index + 1)
 
@@ -148,12 +151,12 @@ class VideoPredictor:
 
     @classmethod
     def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
-        """A predictor with the optimized network from a file; ``settings`` as above.
+        """A predictor with the optimized network from a file, or of published weights by name; ``settings`` as above.
 
         ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
         holds no network, a device that is not there, and bad settings.
         """
-        file, place = Path(path).absolute(), pick_device(device)
+        file, place = weights_file(Path(path)).absolute(), pick_device(device)
         network, stamp = load_network(file, place), file.stat().st_mtime_ns
 
         def again() -> Network:

@@ -28,6 +28,7 @@ class VideoFrame(NamedTuple):
     mask: np.ndarray | None  # h×w uint8 raw ids where this frame is annotated
     needed: bool  # whether its result is to be written
     original: np.ndarray  # H×W×3 uint8 RGB at the video's own size
+    given: np.ndarray | None = None  # the mask H×W uint8 at that size
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def make_frame(name: str, original: np.ndarray, mask: np.ndarray | None, needed:
     """A frame H×W×3 uint8 and its mask H×W uint8, at inference size."""
     size = inference_size(original.shape[:2], short_side)
     image = _resize(original, size, Image.Resampling.BICUBIC)
-    mask = None if mask is None else fit_mask(mask, size)
-    return VideoFrame(name, image, mask, needed, original)
+    return VideoFrame(name, image, None if mask is None else fit_mask(mask, size), needed, original, mask)
 
 
 def with_given(given: np.ndarray, result: np.ndarray) -> np.ndarray:

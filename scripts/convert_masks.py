@@ -33,8 +33,10 @@ from util.files import check_output, write_bytes
 
 EPILOG = """
 Masks are written to TARGET/VIDEO/FRAME.png with the names of the annotated images: VIDEO/FRAME.jpg in an XML or JSON
-file, VIDEO/FRAME.json in a folder of labelme files. Frames of a CVAT video are numbered from 00000, like those of a
-video file in eval_generic.py. Every annotated image gets a mask, also one without objects.
+file, VIDEO/FRAME.json in a folder of labelme files. A CVAT video, or a folder with JSON files directly in it, has no
+VIDEO: masks are written to TARGET/FRAME.png, so that my_videos/Annotations/VIDEO is the TARGET to give. Frames of a
+CVAT video are numbered from 00000, like those of a video file in eval_generic.py. Every annotated image gets a mask,
+also one without objects.
 
 An object is what has the same key throughout a video: in labelme its label and group_id, in CVAT its track, attribute
 "id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.

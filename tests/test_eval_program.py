@@ -43,7 +43,7 @@ def test_faulty_flags_for_a_video_file_are_one_line(tmp_path, evaluate):
             [write_first_mask(tmp_path / "small.png", (48, 63))],
             "the mask is 63×48 pixels, but its frame 0 is 64×48",
         ),
-        (tmp_path, [mask], f"{tmp_path}: is a folder; expected a file for --video"),
+        (tmp_path, [mask], f"{tmp_path}: is a folder; expected a file for --video (--data_path"),
         (video, [f"2:{tmp_path}"], f"{tmp_path}: is a folder; expected a file for --mask"),
         (video, [f"-1:{mask}"], f"--mask -1:{mask}: expected FILE or N:FILE"),
     ):

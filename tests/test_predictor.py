@@ -56,6 +56,17 @@ def test_segment_equals_the_eval_script(tmp_path, evaluate, predictor, source, c
         assert all(0 <= value <= 1 for value in frame.confidence.values())
 
 
+def test_given_masks_are_results_as_they_are(predictor):
+    """Also the parts that are lost at inference size, and not where other results of the object are."""
+    mask = np.zeros((90, 130), np.uint8)
+    mask[10:60, 20:21], mask[70:, 70:] = 1, 2
+    frames = [picture(index, mask.shape) for index in range(4)]
+    given = {0: mask, 2: np.roll(mask % 2, 40, axis=1)}
+    results = list(predictor.segment(frames, given))
+    np.testing.assert_array_equal(results[0].ids, mask)
+    np.testing.assert_array_equal(results[2].ids == 1, given[2] == 1)
+
+
 def test_views_are_frames(predictor):
     """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours."""
     small = [np.ascontiguousarray(frame[:32, :48]) for frame in pictures(3)]  # are not resized
@@ -177,6 +188,8 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
 
 
 def test_hub_network_without_weights():
-    config = hubconf.gc(device="cpu").network.config
+    predictor = hubconf.gc(device="cpu")
+    config = predictor.network.config
+    assert predictor.network.optimized and not predictor.trainable().optimized
     assert (config.backbone, config.memory) == ("resnet50", "global_context")
     assert hubconf.dependencies and all(callable(getattr(hubconf, name)) for name in ("gsfm", "stcn"))

@@ -28,6 +28,8 @@ def train(config: TrainConfig, run: Run) -> None:
     """The loop: each iteration is one optimiser step of ``accumulate`` batches in every process."""
     recipe, records, state = config.recipe, config.records, run.state
     start = state.iteration
+    if start >= recipe.iterations:  # a launcher has restarted the command
+        log.info("nothing is left to do: already at iteration %d of %d", start, recipe.iterations)
     for iteration in range(start + 1, recipe.iterations + 1):
         # Forward and backward
         fraction = hard_fraction(iteration - 1, recipe.start_warm, recipe.end_warm, recipe.hard_fraction)

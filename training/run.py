@@ -139,8 +139,8 @@ def build_state(
     if config.load_model:
         checkpoint = read_checkpoint(config.load_model)
         for name, value in vars(config.network).items():
-            if (found := checkpoint["config"].get(name, value)) != value:
-                raise InputError(f"{config.load_model}: the run to resume has {name} {found}, not {value}")
+            if (stored := checkpoint["config"].get(name, value)) != value:
+                raise InputError(f"{config.load_model}: the run to resume has {name} {stored}, not {value}")
         network = build_network(config.network, checkpoint["network"], config.load_model)
     elif config.load_network:
         weights = read_network_file(config.load_network).state
@@ -172,7 +172,7 @@ def build_state(
     state = TrainingState(network, optimizer, scaler, recipe.ema)
     if config.load_model:
         state.load(checkpoint, config.load_model)
-        if state.iteration >= recipe.iterations:
+        if state.iteration >= recipe.iterations and not config.resume:
             raise InputError(f"{config.load_model}: already at iteration {state.iteration} of {recipe.iterations} (-i)")
         before = checkpoint["train"]["settings"].get("found", found)
         if before["scored"] != found["scored"]:

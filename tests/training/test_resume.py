@@ -101,6 +101,10 @@ def test_resume_refuses_another_network_and_a_finished_run(run, tmp_path, capsys
         with pytest.raises(SystemExit) as error:
             run(*again, *flags)
         assert error.value.code == 2 and message in capsys.readouterr().err
+    checkpoint = (tmp_path / "run/run_checkpoint.pth").read_bytes()
+    run("--id", "run", "--stage", "0", *NETWORK, "-i", "1", "--resume")  # as launchers repeat it
+    assert "nothing is left to do" in capsys.readouterr().err
+    assert (tmp_path / "run/run_checkpoint.pth").read_bytes() == checkpoint
 
 
 def test_resume_with_other_data(run, data, tmp_path, capsys):
@@ -109,10 +113,13 @@ def test_resume_with_other_data(run, data, tmp_path, capsys):
     next((tmp_path / "fewer/ours").glob("*.jpg")).unlink()
     flags = ["--id", "run", "--stage", "0", *NETWORK, "--resume", "--val_root", data / "DAVIS", "--val_every", "1"]
     path, others = tmp_path / "run/run_checkpoint.pth", ["--static_root", tmp_path / "fewer"]
-    with mock.patch("training.run.validate", side_effect=[{"val_jf": score} for score in (0.9, 0.5, 0.7)]):
+    with mock.patch("training.run.validate", side_effect=[{"val_jf": score} for score in (0.9, 0.5, 0.3, 0.7)]):
         run(*flags, "--val_videos", "bear", "-i", "2")
+        run(
+            *flags, "--val_videos", "bear", "-i", "3", "--val_root", shutil.copytree(data / "DAVIS", tmp_path / "DAVIS")
+        )
         assert read_checkpoint(path)["train"]["best"] == 0.9 and f"{path}: trained" not in capsys.readouterr().err
-        run(*flags, "--val_videos", "bus", "-i", "3", *others)
+        run(*flags, "--val_videos", "bus", "-i", "4", *others)
     assert read_checkpoint(path)["train"]["best"] == 0.7 and f"{path}: trained on ours " in capsys.readouterr().err
 
 
