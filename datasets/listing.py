@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.access import video_files
 from datasets.frames import FRAME_SUFFIXES, check_folder, check_name, list_frames, natural_order, read_names
-from datasets.images import ADVICE, read_mask
+from datasets.images import read_mask
 from datasets.video import FaultyVideo, Video, frames_video
 from util.errors import InputError, describe
 from util.files import read_json
@@ -194,7 +194,7 @@ def _mask_files(folder: Path) -> dict[str, Path]:
             raise InputError(f"{path}: {masks[path.stem].name} is there, too; expected one mask for a frame")
     for path in images:
         if path.stem not in masks:
-            raise InputError(f"{path}: is no mask; expected {expected}; {ADVICE}")
+            raise InputError(f"{path}: is no mask; expected {expected}")
     if not masks:
         raise InputError(f"{folder}: no mask for video {folder.name}; expected {expected}")
     return masks

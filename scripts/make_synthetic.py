@@ -23,7 +23,7 @@ import numpy as np
 from datasets.frames import read_names
 from datasets.images import draw_masks, write_image, write_mask
 from datasets.listing import read_meta
-from datasets.scene import MAX_OBJECTS, Scene
+from datasets.scene import MAX_OBJECTS, PASSAGE, Scene
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
 from util.parallel import parallel_map
@@ -151,6 +151,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--split {args.split}: expected a name of letters, digits, _ and -")
     if args.layout.startswith("davis") and args.late and args.output:
         parser.error("--late: in DAVIS every object is there from frame 0 on; use --layout youtube or generic")
+    if args.late and args.num_frames <= (least := PASSAGE * (args.late + 3) // 3):
+        parser.error(f"--late {args.late}: the last one would not come in; expected --num_frames above {least}")
     if args.contact_sheet:
         check_output(args.contact_sheet, [])
     if not (1 <= args.num_videos <= 10**6 and 2 <= args.num_frames <= 10**6 and args.seed >= 0):

@@ -252,6 +252,7 @@ def test_contact_sheet_and_bad_options(tmp_path, capsys):
         ([*output, "--size", "8x99"], "16x16"),
         ([*output, "--num_objects", "30"], "1 to 20"),
         ([*output, "--layout", "generic", "--late", "3"], "not late"),
+        ([*output, "--layout", "generic", "--late", "1", "--num_frames", "13"], "--num_frames above 13"),
         ([*output, "--leaving", "4"], "at most the 3"),
         ([*output, "--split", "../../x"], "--split"),
         ([*output, "--layout", "youtube", "--split", ".."], "--split"),
