@@ -203,7 +203,7 @@ def read_static_mask(path: Path) -> tuple[np.ndarray, bool]:
         if "A" in image.getbands():
             transparent = np.asarray(image.getchannel("A")) == 0
             has_shape = transparent.any() and not transparent.all()
-            if has_shape and (values[transparent].mean() > 127 or not values.any()):
+            if has_shape and ((values[transparent] > 0).mean() > 0.5 or not values.any()):
                 raise InputError(f"{path}: may be a mask by its transparency; expected black and white; {ADVICE}")
         values = _upright(values, exif_orientation(image))
     return values, has_palette or values.max() <= 127

@@ -106,6 +106,8 @@ def test_shapes_in_the_transparency_are_refused(tmp_path, channels):
             split(tmp_path / "a.png")
     Image.fromarray(np.dstack([shape] * (channels + 1))).save(tmp_path / "a.png")  # black where it is transparent
     assert np.array_equal(split(tmp_path / "a.png")[0], shape)
+    Image.fromarray(np.zeros((10, 10, channels + 1), np.uint8)).save(tmp_path / "a.png")  # no object at all
+    assert not split(tmp_path / "a.png")[0].any()
 
 
 def test_binary_masks_keep_their_soft_edge(tmp_path):
