@@ -220,6 +220,9 @@ def main(arguments: list[str] | None = None) -> None:
     if source_format == args.to:
         raise InputError(f"{args.source}: is in the format {args.to} already; expected another --to")
     check_output(args.target, [])
+    suffix = {"cvat": ".xml", "coco": ".json", "youtube-vis": ".json"}.get(args.to)
+    if suffix and args.target.suffix.lower() != suffix:  # by which it is known again
+        raise InputError(f"{args.target}: expected a file that ends in {suffix} for --to {args.to}")
     count = 0
 
     def counted(masks: Iterator[IdMask]) -> Iterator[IdMask]:

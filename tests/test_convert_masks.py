@@ -259,9 +259,10 @@ def test_other_bad_input(tmp_path, capsys, monkeypatch):
         (["masks", "out"], "in the format masks already"),
         (["outside.json", "masks"], "masks: exists"),
         (["text.txt", "out"], "expected a folder of masks"),
+        (["masks", "out", "--to", "cvat"], "out: expected a file that ends in .xml for --to cvat"),
     ):
         with pytest.raises(SystemExit):
-            convert([str(tmp_path / name) for name in arguments])
+            convert([str(tmp_path / name) for name in arguments[:2]] + arguments[2:])
         assert message in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(SystemExit):
