@@ -12,7 +12,6 @@ import util.interrupt  # noqa: F401
 
 # isort: split
 import argparse
-import hashlib
 import os
 import secrets
 import socket
@@ -31,6 +30,7 @@ from annotation.server import Annotator, make_app
 from datasets.frames import check_folder, frame_files
 from datasets.listing import parse_masks
 from util.errors import InputError, Parser, exit_on_input_error
+from util.files import sha256_of
 from util.settings import DeviceName
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def session_opener(model: Path, device: str, **settings: int) -> OpenSession:
         file = weights_file(model)
         predictor = VideoPredictor.load(file, device, **settings)
         keep_freed_memory(predictor.device)
-        return predictor, {"model": hashlib.sha256(file.read_bytes()).hexdigest(), **settings}
+        return predictor, {"model": sha256_of(file), **settings}
 
     def open_session(source: Path) -> "tuple[Session, dict[str, str | int]]":
         predictor, made_with = load()

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -26,7 +25,7 @@ from scoring.folders import format_table, score_folders
 from util.device import divide_cores, half_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
 from util.errors import InputError, print_error
-from util.files import check_is_file
+from util.files import check_is_file, sha256_of
 
 
 def run(
@@ -48,7 +47,7 @@ def run(
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
     top_k = inference.pop("top_k")
-    settings |= {"model": hashlib.sha256(args.model.read_bytes()).hexdigest(), "top_k": top_k}
+    settings |= {"model": sha256_of(args.model), "top_k": top_k}
     settings |= {
         "memory": config.memory,
         "max_memory_frames": args.max_memory_frames,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from datasets.images import mask_ids
 from inference_core import InferenceCore
 from labels import confidences
 
@@ -32,7 +33,7 @@ class UserFrame(NamedTuple):
     @classmethod
     def of(cls, mask: np.ndarray, complete: bool, version: int = 0) -> "UserFrame":
         """With the ids of the mask H×W uint8."""
-        return cls(mask, frozenset(np.unique(mask).tolist()) - {0}, complete, version)
+        return cls(mask, frozenset(mask_ids(mask)), complete, version)
 
 
 def all_ids(user_frames: Mapping[int, UserFrame]) -> list[int]:

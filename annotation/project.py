@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from annotation.workspace import Workspace
+from datasets.images import mask_ids
 from util.errors import InputError
 
 if TYPE_CHECKING:  # importing PyTorch takes seconds; the page is there before
@@ -216,7 +217,7 @@ class Project:
         """Put the session's result of a frame into the workspace and publish it; ``mattes``: of what is not absent."""
         session = self._opened.result()
         result, stale = session.result(index), not session.is_current(index)
-        lost = mattes.keys() - set(np.unique(result.ids).tolist())  # however sure the network is that they are gone
+        lost = mattes.keys() - mask_ids(result.ids)  # however sure the network is that they are gone
         sure = min((result.confidence | dict.fromkeys(lost, 0.0)).values(), default=1.0)
         keep = index not in self._replaced
         self._replaced.add(index)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.frames import list_frames
-from datasets.images import check_ids, mask_ids, read_image, read_mask
+from datasets.images import read_image, read_mask
 from datasets.video import Frames, Video, VideoFrame, frames_video, image_frames, make_frame
 from util.errors import InputError
 
@@ -110,7 +110,6 @@ def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:
         ids = np.asarray(mask)
         if ids.ndim != 2 or ids.dtype.kind not in "bui" or not ids.size or ids.min() < 0 or ids.max() > 255:
             raise InputError(f"{name}: is a {ids.dtype} array of {ids.shape}; expected H×W integer ids from 0 to 255")
-        check_ids(mask_ids(np.array(ids, np.uint8)), name)
     if ids.shape != size:
         raise InputError(
             f"{name}: the mask is {ids.shape[1]}×{ids.shape[0]} pixels, but the video is {size[1]}×{size[0]};"

@@ -33,6 +33,11 @@ def frame_files(folder: Path) -> list[str]:
     return [stem + suffixes[stem] for stem in sorted(suffixes, key=natural_order)]
 
 
+def visible_paths(folder: Path) -> list[Path]:
+    """What is in a folder, if it exists, in order. Raises OSError if it cannot be read, which `glob` passes over."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
 def check_folder(folder: Path, expected: str) -> None:
     """Raise `InputError`, saying what was ``expected``, if there is no such folder."""
     if not folder.is_dir():

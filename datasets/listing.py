@@ -10,8 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from datasets.access import video_files
-from datasets.frames import FRAME_SUFFIXES, check_folder, check_name, list_frames, natural_order, read_names
-from datasets.images import read_mask
+from datasets.frames import (
+    FRAME_SUFFIXES,
+    check_folder,
+    check_name,
+    list_frames,
+    natural_order,
+    read_names,
+    visible_paths,
+)
+from datasets.images import mask_ids, read_mask
 from datasets.video import FaultyVideo, Video, frames_video
 from util.errors import InputError, describe
 from util.files import read_json
@@ -186,8 +194,8 @@ def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> 
 def _mask_files(folder: Path) -> dict[str, Path]:
     """{name of the frame: mask file}, in order."""
     expected = "a PNG with the name of the frame on which an object first appears"
-    files = sorted(folder.iterdir(), key=lambda path: natural_order(path.stem)) if folder.is_dir() else []
-    images = [path for path in files if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")]
+    images = [path for path in visible_paths(folder) if path.suffix.lower() in FRAME_SUFFIXES]
+    images.sort(key=lambda path: natural_order(path.stem))
     masks: dict[str, Path] = {}
     for path in images:
         if path.suffix.lower() == ".png" and masks.setdefault(path.stem, path) != path:
@@ -204,7 +212,7 @@ def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Pat
     """The masks, by frame, that hold ids which no earlier one holds, or all if none does; and a reader of these ids."""
     new: dict[Path, list[int]] = {}
     for path in masks.values():
-        new[path] = sorted(set(np.unique(read_mask(path)).tolist()).difference([0], *new.values()))
+        new[path] = sorted(mask_ids(read_mask(path)).difference(*new.values()))
 
     def read(path: Path) -> np.ndarray:
         ids = read_mask(path)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from datasets.clip import PackedClip
 from datasets.config import DataConfig, parse_extra
-from datasets.frames import FRAME_SUFFIXES, read_names
+from datasets.frames import FRAME_SUFFIXES, read_names, visible_paths
 from datasets.listing import davis_names, find_davis
 from datasets.pairs import Pair, VideoFolder, static_pairs
 from datasets.sources import MAX_OBJECTS, StaticClips, VideoClips
@@ -76,7 +76,7 @@ def build_dataset(stage: int, data: DataConfig) -> Mixture:
     for text in data.extra:
         images, masks, repeat, divisor = parse_extra(text)
         clips: ClipSource
-        if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in _visible_paths(images)):
+        if stage == 0 or any(path.suffix.lower() in FRAME_SUFFIXES for path in visible_paths(images)):
             clips = StaticClips(static_pairs(images, masks), data, max_objects)
         else:
             clips = VideoClips(VideoFolder(images, masks), data, cutouts, divisor=divisor)
@@ -130,14 +130,9 @@ def _videos(stage: int, data: DataConfig, cutouts: list[Pair]) -> tuple[list[Ent
     return entries, missing
 
 
-def _visible_paths(folder: Path) -> list[Path]:
-    """What is in a folder, if it exists, in order. Raises OSError if it cannot be read, which `glob` passes over."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-
-
 def _static_folders(root: Path) -> list[Path]:
     """The sets in ``root``, or ``root`` itself if images lie in it."""
-    files = _visible_paths(root)
+    files = visible_paths(root)
     if any(path.suffix.lower() in (".jpg", ".jpeg") for path in files):
         return [root]
     return [path for path in files if path.is_dir()]

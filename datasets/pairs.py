@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.frames import FRAME_SUFFIXES, frame_files
+from datasets.frames import FRAME_SUFFIXES, frame_files, visible_paths
 from datasets.images import check_mask_size, image_size
 from util.errors import InputError
 
@@ -42,9 +42,7 @@ def _pair(image: Path, mask: Path) -> Pair:
 def _images_below(folder: Path, suffixes: Collection[str], around: tuple[str, ...] = ()) -> Iterator[Path]:
     """The images that are not hidden. ``around``: folders on the way, to which a link may lead back."""
     place = os.path.realpath(folder)
-    for path in folder.iterdir() if place not in around else ():
-        if path.name.startswith("."):
-            continue
+    for path in visible_paths(folder) if place not in around else ():
         if path.is_dir():
             yield from _images_below(path, suffixes, (*around, place))
         elif path.suffix.lower() in suffixes:
@@ -59,7 +57,7 @@ def static_pairs(images: Path, masks: Path | None = None) -> list[Pair]:
     one of another size.
     """
     suffixes = FRAME_SUFFIXES if masks and masks != images else (".jpg", ".jpeg")
-    photos = sorted(_images_below(images, suffixes)) if images.is_dir() else []
+    photos = sorted(_images_below(images, suffixes))
     if not photos:
         raise InputError(f"{images}: no images; expected JPEG files, each with a PNG mask of the same name")
 
@@ -83,8 +81,7 @@ class VideoFolder:
 
     def __init__(self, images: Path, masks: Path, videos: Sequence[str] | None = None) -> None:
         self.images, self.masks = images, masks
-        folders = [path for path in images.iterdir() if path.is_dir()] if images.is_dir() else []
-        present = {path.name for path in folders if not path.name.startswith(".")}
+        present = {path.name for path in visible_paths(images) if path.is_dir()}
         listed = present if videos is None else set(videos)
         self.videos, missing = sorted(listed & present), sorted(listed - present)
         if not self.videos:

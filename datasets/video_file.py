@@ -135,7 +135,8 @@ class Decoder:
             first = next(packets)
             shown = (packet for packet in chain([first], packets) if not packet.is_discard and packet.size)
             # Before the first key frame, packets may hold no frame.
-            times = [packet.pts for packet in shown if self._container.format.name in SEEKABLE and first.is_keyframe]
+            has_times = self._container.format.name in SEEKABLE and first.is_keyframe
+            times = [packet.pts for packet in shown] if has_times else []
             self._seekable = bool(times) and None not in times
             self.times = sorted(time for time in times if time is not None)
             if not self._seekable:

@@ -6,7 +6,6 @@ nothing but PNGs there. It is written before the first frame, without files, and
 are this program's own and may be deleted, except for complete PNGs that others have put among finished results.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from datasets.video import Video
 from util.errors import InputError
-from util.files import read_bytes, read_json, write_bytes
+from util.files import read_json, sha256_of, write_bytes
 
 PNG_END = b"IEND\xaeB`\x82"  # the type and the checksum of the last chunk
 
@@ -37,7 +36,7 @@ class VideoResults:
         try:
             stats = [(path.name, path.stat()) for path in video.sources]
             frames = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-            masks = [[path.name, _sha256(path)] for path in video.masks]
+            masks = [[path.name, sha256_of(path)] for path in video.masks]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
         self.made_with = {**settings, "frames": frames, "masks": masks}
@@ -83,8 +82,8 @@ class VideoResults:
 
         What else earlier runs left is deleted. With ``overwrite``, everything is.
         """
-        kept = {} if overwrite else self._finished_frames()
         made_with, files = self._read()
+        kept = {} if overwrite else self._finished_frames(made_with, files)
         outdated = [path for path in self._previews if self._name(path) in files and self._different(made_with)]
         # The journal first: that of other settings must never be found beside the new record.
         write_bytes(self.journal, b"".join(map(_line, kept, kept.values())))
@@ -98,19 +97,19 @@ class VideoResults:
     def add(self, name: str) -> None:
         """Note that the PNG of frame ``name`` is complete."""
         with self.journal.open("ab") as file:
-            file.write(_line(self._name(self.png(name)), _sha256(self.png(name))))
+            file.write(_line(self._name(self.png(name)), sha256_of(self.png(name))))
 
     def finish(self, names: Iterable[str]) -> None:
         """Record that the PNGs of the frames ``names``, and the overlay if there is one, are complete."""
         files = self._files(names).items()
-        self._write({name: _sha256(path) if path.is_file() else "" for name, path in files})  # "": is not finished
+        self._write({name: sha256_of(path) if path.is_file() else "" for name, path in files})  # "": is not finished
         self.journal.unlink(missing_ok=True)
 
-    def _finished_frames(self) -> dict[str, str]:
-        """The intact PNGs, and their checksums, of a run with the same settings, frames and masks."""
-        made_with, files = self._read()
+    def _finished_frames(self, made_with: dict, files: dict[str, str]) -> dict[str, str]:
+        """The intact PNGs, and their checksums, if the record is of the same settings, frames and masks."""
         if set(self._different(made_with)) - {"fps"}:
             return {}
+        files = dict(files)
         for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
             with suppress(ValueError, TypeError):  # the last line of a killed run
                 files |= [json.loads(line)]
@@ -134,7 +133,7 @@ class VideoResults:
 
     def _is_intact(self, name: str, checksum: str) -> bool:
         try:
-            return _sha256(self.output / name) == checksum
+            return sha256_of(self.output / name) == checksum
         except InputError:
             return False
 
@@ -174,7 +173,3 @@ def _identity(path: Path) -> object:
 
 def _line(file: str, checksum: str) -> bytes:
     return json.dumps([file, checksum]).encode() + b"\n"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path, "a file")).hexdigest()

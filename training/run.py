@@ -110,7 +110,7 @@ def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
         if rank() == 0:
             run.logger = TrainLogger(run.folder, config.id, run.state.iteration, config.recipe.iterations)
             stack.enter_context(run.logger)
-            run.logger.config(to_plain(config) | {"data_found": str(run.dataset), "processes": world_size()})
+            run.logger.config(to_plain(config) | {"data_found": run.found["data"], "processes": world_size()})
         yield run
 
 

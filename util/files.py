@@ -1,6 +1,7 @@
 """Files of others, which must be regular files, and own files, which are either complete or absent."""
 
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -38,6 +39,11 @@ def read_bytes(path: Path, expected: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file. Raises `InputError` like `read_bytes`."""
+    return hashlib.sha256(read_bytes(path, "a file")).hexdigest()
 
 
 def read_json(path: Path, expected: str) -> Any:
