@@ -25,6 +25,7 @@ from model.losses import compute_losses
 from model.network import Memory, Network, Prediction
 from model.optimized import optimized_copy
 from propagation import UserFrame
+from util.device import autocast
 from util.errors import InputError
 
 STEPS = 80  # of one clip each
@@ -62,7 +63,7 @@ def adapted_copy(
     *,
     steps: int = STEPS,
     short_side: int = 480,
-    precision: torch.dtype | None = None,
+    precision: torch.dtype = torch.float32,
     on_step: OnStep = lambda done, total: None,
 ) -> Network:
     """An optimized copy of a network, fitted to the masks of a video.
@@ -73,8 +74,8 @@ def adapted_copy(
         network: in eval mode, not optimized.
         masks: frame number → what the user gave; at least one holds an object.
         short_side: at inference, see `inference_size`.
-        precision: autocast type of the copy, None for float32. Training uses it, too, unless it is float16, whose
-            gradients would vanish.
+        precision: autocast type of the copy, or float32. Training uses it, too, unless it is float16, whose gradients
+            would vanish.
 
     Raises `InputError` for masks without any object, with objects that are too small or behind the end of the video,
     for a frame that cannot be read, and for a network that is optimized already.
@@ -90,7 +91,7 @@ def adapted_copy(
     size = inference_size(frames.size, short_side)
     masks = {index: user._replace(mask=fit_mask(user.mask, size)) for index, user in sorted(masks.items())}
     image = lru_cache(CACHED)(lambda index: make_frame("", frames.read(index), None, True, short_side).image)
-    half = torch.bfloat16 if precision is torch.bfloat16 else None
+    training = torch.float32 if precision is torch.float16 else precision
     rng = np.random.default_rng(0)
     adapted = copy.deepcopy(network).requires_grad_()
     optimizer = torch.optim.Adam(adapted.parameters(), RATE)
@@ -103,19 +104,19 @@ def adapted_copy(
                 raise InputError(f"{frames.name}: the objects are too small to fit the network to them")
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - step / steps)
-            _learn(adapted, default_collate([clip]).unpack(device), half)
+            _learn(adapted, default_collate([clip]).unpack(device), training)
             optimizer.step()
             optimizer.zero_grad()
             on_step(step + 1, steps)
         with torch.no_grad():
             for parameter, loaded in zip(adapted.parameters(), network.parameters(), strict=True):
                 parameter.lerp_(loaded, KEEP)
-        return optimized_copy(adapted, precision=precision or torch.float32, in_place=True)
+        return optimized_copy(adapted, precision=precision, in_place=True)
 
 
-def _learn(network: Network, clip: Clip, precision: torch.dtype | None) -> None:
+def _learn(network: Network, clip: Clip, precision: torch.dtype) -> None:
     """Accumulate the gradients of a clip with B = 1."""
-    with torch.autocast(clip.frames.device.type, precision, precision is not None):
+    with autocast(clip.frames.device, precision):
         memory = LatestMemory(partial(make_memory, network.config))
         prediction = network(clip.frames, clip.masks[:, 0], clip.valid, memory)
     boundary = None if prediction.boundary is None else prediction.boundary[:, -1:]

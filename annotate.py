@@ -121,7 +121,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--model", type=Path, default=ROOT / "saves/gsfm-small.pth", metavar="FILE", help=model_help)
     device_help = "auto: CUDA, else Apple's MPS, else the CPU"
     add("--device", choices=get_args(DeviceName), default="auto", help=device_help)
-    size_help = "shorter side at inference (default: %(default)s); masks have the video's size; 240 is faster"
+    size_help = "shorter side at inference, at most twice the video's (default: %(default)s); 240 is faster"
     add("--size", type=int, default=480, metavar="N", help=size_help)
     bound_help = "limit the memory to your frames and the latest of every third frame, N in all (default: %(default)s)"
     add("--max_memory_frames", type=int, default=100, metavar="N", help=bound_help)

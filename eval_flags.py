@@ -23,7 +23,7 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argparse.ArgumentParser:
     """A parser with the flags that all eval scripts share.
 
-    ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended``.
+    ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended`` and ``--amp``.
     ``doc``: the script's docstring, see `Parser`.
     """
     parser = Parser(doc, EPILOG)
@@ -53,10 +53,11 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
     add("--max_memory_frames", type=_at_least(2), metavar="N", help=bound_help)
-    size_help = f"shorter side at inference {default}; smaller videos keep their size; masks have the video's size"
+    size_help = f"shorter side at inference, at most twice that of the video {default}; masks have the video's size"
     add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
-    amp_help = "half precision: faster on GPUs and on CPUs with bfloat16 instructions, ignored on other CPUs"
-    add("--amp", action="store_true", help=amp_help)
+    amp_help = "half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions"
+    amp_help += f" (default: {'yes' if recommended else 'no'})"
+    add("--amp", action=argparse.BooleanOptionalAction, default=recommended, help=amp_help)
     add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
     add("--device", choices=get_args(DeviceName), default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"

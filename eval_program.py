@@ -22,7 +22,7 @@ from model.optimized import optimized_copy
 from model.weights import weights_file
 from propagation import UserFrame
 from scoring.folders import format_table, score_folders
-from util.device import divide_cores, half_precision, keep_freed_memory, pick_device
+from util.device import divide_cores, fast_precision, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
 from util.errors import InputError, print_error
 from util.files import check_is_file, sha256_of
@@ -55,11 +55,10 @@ def run(
         "adapt": args.adapt,
     }
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
-        half = half_precision(device) if args.amp else None
-        precision = gather(half or torch.float32)[0]  # all processes must agree
+        precision = gather(fast_precision(device) if args.amp else torch.float32)[0]  # all processes must agree
         adapt = None
         if args.adapt:
-            adapt = partial(_adapt, network, args, None if precision is torch.float32 else precision)
+            adapt = partial(_adapt, network, args, precision)
         else:
             network = optimized_copy(network, args.compile, precision, in_place=True)
         keep_freed_memory(device)
@@ -89,7 +88,7 @@ def run(
 
 
 def _adapt(
-    network: Network, args: argparse.Namespace, precision: torch.dtype | None, video: Video, on_step: OnStep
+    network: Network, args: argparse.Namespace, precision: torch.dtype, video: Video, on_step: OnStep
 ) -> Network:
     """The network for a video, fitted to the masks that are given."""
     masks = {index: UserFrame.of(ids, complete=False) for index, ids in video.given().items()}
@@ -107,12 +106,9 @@ def _adapt(
 def _announce(args: argparse.Namespace, videos: Sequence[Video], device: torch.device, precision: torch.dtype) -> None:
     name = str(precision).removeprefix("torch.")
     frames = sum(video.num_frames for video in videos)
-    print(f"{_count(len(videos), 'video')}, {frames} frames on {device} in {name}", flush=True)
-    if args.amp and precision is torch.float32:
-        print("note: --amp is ignored, because half precision is slower than float32 on this processor", flush=True)
-    if small := sum(min(video.size) < args.size for video in videos):
-        exceeded = _count(small, "video")
-        print(f"note: --size {args.size} exceeds the size of {exceeded}; videos are not enlarged", flush=True)
+    why = "because half precision is slower here" if name == "float32" else "which is faster here (else: --no-amp)"
+    reason = f", {why}" if args.amp else ""
+    print(f"{_count(len(videos), 'video')}, {frames} frames on {device} in {name}{reason}", flush=True)
 
 
 def evaluate_and_report(

@@ -26,6 +26,7 @@ from predictor import segment
 from results.overlay import overlay_writer
 from results.records import VideoResults, check_inputs_survive
 from results.writer import WriteBehind
+from util.device import autocast
 from util.distributed import as_free, gather, rank, world_size
 from util.errors import InputError, describe, is_out_of_memory
 from util.progress import progress_bar
@@ -80,7 +81,7 @@ def evaluate(
         make_memory: returns an empty memory, with room for ``reserve`` frames (`inference_memory_bank.make_memory`).
         adapt: returns the network for a video, in place of ``network``.
         mem_every, include_last, local: see `InferenceCore`.
-        precision: autocast to this type unless it is float32 (`util.device.half_precision`).
+        precision: see `util.device.autocast`.
         binary: write grey 0/255 PNGs instead of palette PNGs of object ids.
         overlay: also write ``output/overlay/<video>.mp4`` and ``.png`` (contact sheet).
         fps: frame rate of the overlay (default: the video's, 24 for a folder of frames).
@@ -129,7 +130,7 @@ def evaluate(
             video = result.video
             try:
                 # Around all frames, because autocast caches the weights that it has cast.
-                with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+                with autocast(device, precision):
                     kept = result.begin(overwrite)
                     segmented[video.name] = _segment_to_files(
                         new_core(video), result, device, binary, fps, kept, progress

@@ -55,9 +55,8 @@ def _predictor(preset: str, weights: str | PathLike | None, device: str, setting
             predictor = VideoPredictor.load(weights, device, **settings)
             predictor.trainable = _own_modules()(predictor.trainable)  # reads the file again, which looks up types
             return predictor
-        network = Network(NetworkConfig.preset(preset)).to(pick_device(device)).eval()
-        predictor = VideoPredictor(optimized_copy(network), **settings)
-        predictor.trainable = lambda: network
+        predictor = VideoPredictor(Network(NetworkConfig.preset(preset)).to(pick_device(device)).eval(), **settings)
+        predictor.network = optimized_copy(predictor.network, precision=predictor.precision)
         return predictor
 
 

@@ -32,7 +32,7 @@ from model.optimized import optimized_copy
 from model.weights import weights_file
 from propagation import UserFrame
 from session import FrameResult, Session
-from util.device import half_precision, pick_device
+from util.device import autocast, fast_precision, pick_device
 from util.errors import InputError
 
 # Where neither the caller nor the weights say otherwise.
@@ -118,11 +118,11 @@ class VideoPredictor:
 
     Args:
         network: in eval mode, on the device to run on.
-        size: shorter side at inference; smaller videos keep their size, and results have the video's.
+        size: shorter side at inference, at most twice that of the video; results have the video's size.
         top_k, mem_every, include_last, local: as in ``eval_generic.py``; by default what the weights recommend, else
             50, 3, False and False.
         max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.
-        amp: half precision, where it is faster.
+        amp: half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class VideoPredictor:
         include_last: bool | None = None,
         local: bool | None = None,
         max_memory_frames: int | None = None,
-        amp: bool = False,
+        amp: bool = True,
     ):
         least_values = {"size": 1, "top_k": 1, "mem_every": 1, "max_memory_frames": 2}
         for (name, least), value in zip(least_values.items(), (size, top_k, mem_every, max_memory_frames), strict=True):
@@ -146,7 +146,7 @@ class VideoPredictor:
         given = InferenceSettings(top_k, mem_every, include_last, local).given()
         settings = DEFAULTS | network.recommended.given() | given
         self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
-        self.precision = half_precision(self.device) if amp else None
+        self.precision = fast_precision(self.device) if amp else torch.float32
         self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod
@@ -164,8 +164,8 @@ class VideoPredictor:
                 raise InputError(f"{file}: is not as it was when it was loaded; expected VideoPredictor.load again")
             return load_network(file, place)
 
-        half = half_precision(network.mean.device) if settings.get("amp") else None
-        predictor = cls(optimized_copy(network, precision=half or torch.float32, in_place=True), **settings)
+        predictor = cls(network, **settings)
+        predictor.network = optimized_copy(network, precision=predictor.precision, in_place=True)
         predictor.trainable = again
         return predictor
 
@@ -194,12 +194,11 @@ class VideoPredictor:
     def _results(
         self, video: Video, masks: dict[int, np.ndarray], complete: bool, core: InferenceCore
     ) -> Iterator[FrameResult]:
-        precision = self.precision or torch.float32
         segmented = segment(core, _with_masks(video, masks), self.device, complete=complete)
         with closing(segmented):
             for index in count():
                 # Not around the whole loop, because the caller's code runs in between.
-                with torch.autocast(self.device.type, precision, enabled=self.precision is not None):
+                with autocast(self.device, self.precision):
                     result = next(segmented, None)
                 if result is None:
                     return

@@ -17,6 +17,7 @@ from datasets.video import Frames, fit_mask, inference_size, make_frame, with_gi
 from inference_core import InferenceCore
 from labels import object_map
 from propagation import Span, UserFrame, all_ids, decides_all, segment_span, spans
+from util.device import autocast
 from util.errors import InputError
 
 LOOK_CELLS = 4, 4  # rows and columns, see `Session._look`
@@ -59,7 +60,7 @@ class Session:
         make_core: Callable[[], InferenceCore],
         device: torch.device,
         short_side: int,
-        precision: torch.dtype | None,
+        precision: torch.dtype,
     ):
         self.frames, self.device, self.short_side, self.precision = frames, device, short_side, precision
         self._make_core = make_core
@@ -221,11 +222,10 @@ class Session:
     def _segment(self, span: Span) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
         """Segment a span; yields the number of each frame that has a new result, and the objects' probabilities."""
         segmented = segment_span(span, self._make_core(), self._image, self._small_mask, self._look)
-        precision, is_half = self.precision or torch.float32, self.precision is not None
         with closing(segmented):
             while True:
                 # Not around the whole loop, because the caller's code runs in between.
-                with torch.inference_mode(), torch.autocast(self.device.type, precision, enabled=is_half):
+                with torch.inference_mode(), autocast(self.device, self.precision):
                     found = next(segmented, None)
                     if found is None:
                         break

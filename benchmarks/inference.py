@@ -35,7 +35,7 @@ from model.network import Network, load_network, save_network
 from model.optimized import optimized_copy
 from model.tensor import pad_to_multiple
 from tests.naive import DenseMemory, NaiveNetwork, naive_copy
-from util.device import half_precision, keep_freed_memory, peak_memory, pick_device
+from util.device import autocast, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 
 VARIANTS = ("naive", "plain", "optimized", "amp", "compiled", "compiled_amp")
@@ -55,13 +55,18 @@ def convolution_peak(device: torch.device, dtype: torch.dtype, clock: Callable[[
     return 2 * 9 * 256 * 256 * 120 * 216 / min(times) / 1e9
 
 
-def build(plain: Network, variant: str, half: torch.dtype, in_place: bool = False) -> Network:
+def precision_of(variant: str, device: torch.device) -> torch.dtype:
+    """The type that one of `VARIANTS` runs in; half precision is measured even where it does not pay."""
+    if not variant.endswith("amp"):
+        return torch.float32
+    return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+def build(plain: Network, variant: str, in_place: bool = False) -> Network:
     """The network that computes like one of `VARIANTS`."""
-    if variant == "plain":
-        return plain
-    precision = half if variant.endswith("amp") else torch.float32
-    compiled = variant.startswith("compiled")
-    return naive_copy(plain) if variant == "naive" else optimized_copy(plain, compiled, precision, in_place)
+    if variant in ("plain", "naive"):
+        return plain if variant == "plain" else naive_copy(plain)
+    return optimized_copy(plain, variant.startswith("compiled"), precision_of(variant, plain.mean.device), in_place)
 
 
 def engine(network: Network, args: argparse.Namespace, objects: int) -> tuple[InferenceCore, FrameMemory, torch.Tensor]:
@@ -79,10 +84,9 @@ def engine(network: Network, args: argparse.Namespace, objects: int) -> tuple[In
 def measure_peak(args: argparse.Namespace, weights: Path, variant: str, objects: int) -> float:
     """Peak memory of this process in GiB, after it has built the network from a file and segmented some frames."""
     device = pick_device(args.device)
-    half = half_precision(device) or torch.bfloat16
-    network = build(load_network(weights, device), variant, half, in_place=True)
+    network = build(load_network(weights, device), variant, in_place=True)
     keep_freed_memory(device)
-    with torch.inference_mode(), torch.autocast(device.type, half, enabled=variant.endswith("amp")):
+    with torch.inference_mode(), autocast(device, precision_of(variant, device)):
         core, _, frame = engine(network, args, objects)
         for _ in range(2 * args.interval):
             core.step(frame)
@@ -133,18 +137,18 @@ def frame_parts(network: Network, args: argparse.Namespace, objects: int) -> dic
 
 
 def measure(
-    args: argparse.Namespace, networks: dict[str, Network], objects: int, half: torch.dtype, clock: Callable[[], float]
+    args: argparse.Namespace, networks: dict[str, Network], objects: int, clock: Callable[[], float]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """For each part: ``seconds`` of every variant, and ``gflop`` of those in `COUNTED`."""
     torch.compiler.reset()  # otherwise a second number of objects would be compiled for any number
     calls: dict[tuple[str, str], Call] = {}
     counted = {}
     for variant, network in networks.items():
-        autocast = partial(torch.autocast, network.mean.device.type, half, enabled=variant.endswith("amp"))
-        with autocast():
+        context = partial(autocast, network.mean.device, precision_of(variant, network.mean.device))
+        with context():
             parts = frame_parts(network, args, objects)
         for part, call in parts.items():
-            calls[part, variant] = partial(_within, autocast, call)
+            calls[part, variant] = partial(_within, context, call)
             if variant in COUNTED and part != "whole frame":
                 with FlopCounterMode(display=False) as counter:
                     call()
@@ -216,17 +220,18 @@ def main() -> None:
     clock = make_clock(device, args.busy)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.manual_seed(0)
-    half = half_precision(device) or torch.bfloat16  # measured even where it does not pay
     plain = Network(NetworkConfig.preset(args.model, spectrum=args.spectrum)).to(device).eval()
-    networks = {variant: build(plain, variant, half) for variant in args.variants}
+    networks = {variant: build(plain, variant) for variant in args.variants}
     height, width = args.size
     print(f"{machine(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {height}×{width}")
     with torch.inference_mode():
-        peaks = {str(dtype): convolution_peak(device, dtype, clock) for dtype in (torch.float32, half)}
+        peaks = {
+            str(dtype): convolution_peak(device, dtype, clock) for dtype in (torch.float32, precision_of("amp", device))
+        }
         print("peak of 3×3 convolutions: " + ", ".join(f"{value:.0f} GFLOP/s {name}" for name, value in peaks.items()))
         tables = []
         for objects in args.objects:
-            table = measure(args, networks, objects, half, clock)
+            table = measure(args, networks, objects, clock)
             tables.append({"objects": objects, "parts": table, "peak_gib": peak_memory(device)})
             print(f"\nobjects: {objects}, peak memory so far: {tables[-1]['peak_gib']:.2f} GiB")
             show(table, args.variants, peaks["torch.float32"])

@@ -187,7 +187,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--choices", default="suggested,worst,uniform", help="comma-separated (default %(default)s)")
     add("--no-forwards", action="store_true", help="leave out the streaming predictor")
     add("--draws", type=int, default=1, metavar="N", help="uniform: so many random choices (default %(default)s)")
-    add("--amp", action="store_true", help="half precision, where it is faster")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--plot", type=Path, metavar="FILE", help="PNG to write")
     add("--json", type=Path, metavar="FILE", help="write all rounds of all videos to this file")
@@ -201,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.videos.split(",") if args.videos else sorted(p.name for p in (args.data_path / "JPEGImages").iterdir())
     )
     keep_freed_memory(pick_device(args.device))
-    predictor = VideoPredictor.load(args.model, args.device, size=args.size, amp=args.amp)
+    predictor = VideoPredictor.load(args.model, args.device, size=args.size)
     played: dict[str, dict[str, list[Round]]] = {}
     pairs: dict[str, Pairs] = {video: [] for video in videos}
     video_of: dict[str, str] = {}  # of each row; every draw has one of its own

@@ -143,7 +143,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
     ("datasets/video.py", "test_video.py"): {
         "[small] > 1)": "[small] > 0)",
         ".mean(0) + 0.5) * size": ".mean(0)) * size",
-        "if short <= short_side:": "if short < 0:",
+        "target = min(short_side, ENLARGE * short)": "target = min(short_side, short)",
     },
     ("scoring/metrics.py", "test_scores.py"): {
         "values > 0.5": "values >= 0.5",

@@ -25,7 +25,7 @@ from inference_memory_bank import make_memory
 from model.config import PRESETS, NetworkConfig
 from model.losses import compute_losses
 from model.network import Network
-from util.device import keep_freed_memory, peak_memory, pick_device
+from util.device import autocast, keep_freed_memory, peak_memory, pick_device
 from util.errors import exit_on_input_error
 
 PHASES = ("forward", "loss", "backward", "optimizer")
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace, stage: int, crop: int, batch: int) -> dict
     steps = []
     for _ in range(args.repeats + 1):
         times = [clock()]
-        with torch.autocast(device.type, dtype=precision, enabled=args.amp is not None):
+        with autocast(device, precision):
             prediction = network(frames, masks[:, 0], valid, make_memory(network.config))
         times.append(clock())
         losses = compute_losses(prediction, masks[:, 1:], valid, 0.15, 0.05)

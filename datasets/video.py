@@ -18,6 +18,7 @@ from datasets.images import check_ids, check_mask_size, image_size, mask_ids, re
 from util.errors import InputError
 
 WORKERS = min(4, os.cpu_count() or 1)
+ENLARGE = 2  # at most: docs/RESULTS.md has what enlarging small videos brings
 
 
 class VideoFrame(NamedTuple):
@@ -85,11 +86,10 @@ class FaultyVideo(Video):
 
 
 def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(h, w) with a shorter side of ``short_side`` pixels; smaller videos keep their (H, W)."""
+    """(h, w) with a shorter side of ``short_side`` pixels, at most `ENLARGE` times that of a video (H, W)."""
     short = min(size)
-    if short <= short_side:
-        return size
-    height, width = (int(short_side * side / short) for side in size)
+    target = min(short_side, ENLARGE * short)
+    height, width = (int(target * side / short) for side in size)
     return height, width
 
 

@@ -43,7 +43,7 @@ def test_it_learns_the_video_and_leaves_the_network_alone():
     """The shipped network, for which the clip is much too small and fast; a second time, exactly the same."""
     scene = Scene(0, 40, (96, 128), 2)
     images, truth = zip(*map(scene.render, range(0, 28, 4)), strict=True)
-    predictor = VideoPredictor(load_network(SHIPPED))
+    predictor = VideoPredictor(load_network(SHIPPED), size=96)
     before = copy.deepcopy(predictor.network.state_dict())
 
     def segment(predictor: VideoPredictor) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from util import device
-from util.device import half_precision, pick_device
+from util.device import fast_precision, pick_device
 from util.errors import InputError, is_out_of_memory
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def test_unknown_devices_are_refused():
         pick_device("gpu")
 
 
-@pytest.mark.parametrize(("cost", "expected"), [(0.5, torch.bfloat16), (6, None)])
+@pytest.mark.parametrize(("cost", "expected"), [(0.5, torch.bfloat16), (6, torch.float32)])
 def test_the_cpu_gets_bfloat16_only_where_it_is_faster(monkeypatch, cost, expected):
     """``cost``: time of a bfloat16 convolution relative to float32; one measurement in three is disturbed."""
     now, calls = [0.0], []
@@ -47,24 +47,24 @@ def test_the_cpu_gets_bfloat16_only_where_it_is_faster(monkeypatch, cost, expect
     monkeypatch.setattr(device.F, "conv2d", convolution)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
     device._bfloat16_pays.cache_clear()
-    assert half_precision(torch.device("cpu")) is expected
+    assert fast_precision(torch.device("cpu")) is expected
     measured = len(calls)
-    assert half_precision(torch.device("cpu")) is expected and len(calls) == measured
+    assert fast_precision(torch.device("cpu")) is expected and len(calls) == measured
     device._bfloat16_pays.cache_clear()
 
 
 def test_gpus_get_float16():
-    assert half_precision(torch.device("cuda", 0)) is half_precision(torch.device("mps")) is torch.float16
+    assert fast_precision(torch.device("cuda", 0)) is fast_precision(torch.device("mps")) is torch.float16
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="x86 instruction sets")
-def test_a_processor_with_only_avx2_gets_no_half_precision():
+def test_a_processor_with_only_avx2_gets_no_fast_precision():
     environment = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    code = "import torch, util.device; print(util.device.half_precision(torch.device('cpu')))"
+    code = "import torch, util.device; print(util.device.fast_precision(torch.device('cpu')))"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "None", done.stderr
+    assert done.stdout.strip() == "torch.float32", done.stderr
 
 
 def test_memory_that_ran_out_is_recognised():

@@ -66,25 +66,25 @@ def test_a_pipe_is_not_a_file(tmp_path, evaluate):
 def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatch):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}, "b": {0: blocks((64, 48), 1)}}, frames=3)
     run = ["--data_path", data, "--size", "40", "--overwrite"]
-    _, out, _ = evaluate(eval_generic, *run)
-    assert out.startswith("2 videos, 6 frames on cpu in float32\nnote: --size 40 exceeds the size of 1 video;")
+    _, out, _ = evaluate(eval_generic, *run, "--no-amp")
+    assert out.startswith("2 videos, 6 frames on cpu in float32\n")
     assert "so far" not in out and len(re.findall(r"^[ab]: 3 frames, [0-9.]+ frames/s", out, re.M)) == 2
 
     monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0)
-    monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
-    _, out, _ = evaluate(eval_generic, *run, "--amp")
-    assert "on cpu in bfloat16\n" in out and "--amp" not in out
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    _, out, _ = evaluate(eval_generic, *run)
+    assert "on cpu in bfloat16, which is faster here (else: --no-amp)\n" in out
     assert re.findall(r"^([ab]: \d of 3 frames so far)", out, re.M) == [
         f"{video}: {frames} of 3 frames so far" for video in "ab" for frames in (1, 2, 3)
     ]
 
 
-def test_amp_is_ignored_where_it_does_not_pay(tmp_path, evaluate, monkeypatch):
-    monkeypatch.setattr(eval_program, "half_precision", lambda device: None)
+def test_half_precision_only_where_it_pays(tmp_path, evaluate, monkeypatch):
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.float32)
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=2)
-    _, out, _ = evaluate(eval_generic, "--data_path", data, "--amp")
-    assert "on cpu in float32\nnote: --amp is ignored" in out
-    assert "1 already finished" in evaluate(eval_generic, "--data_path", data)[1]  # it was a run in float32
+    _, out, _ = evaluate(eval_generic, "--data_path", data)
+    assert "on cpu in float32, because half precision is slower here\n" in out
+    assert "1 already finished" in evaluate(eval_generic, "--data_path", data, "--no-amp")[1]
 
 
 def test_processes_divide_the_videos_and_a_failure_in_one_does_not_stop_the_other(tmp_path, tiny_weights):

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import eval_davis
 import eval_davis_2016
 import eval_generic
+import eval_program
 import eval_youtube
 import evaluation
 from datasets.images import write_image, write_mask
@@ -43,10 +45,10 @@ def engines(monkeypatch):
     return made
 
 
-def check_defaults(output, video, engines, top_k):
+def check_defaults(output, video, engines, top_k, precision="float32"):
     """The published settings, in the engine and in the record of the results."""
     used = json.loads((output / f".records/{video}.json").read_text())["made_with"]
-    expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "size": 480, "precision": "float32"}
+    expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "size": 480, "precision": precision}
     assert {name: used[name] for name in expected} == expected
     assert (used["max_memory_frames"], used["memory"]) == (None, "space_time")
     engine = engines[-1]
@@ -105,7 +107,8 @@ def test_davis_2016_and_testdev(tmp_path, evaluate, engines):
     assert "J&F" not in evaluate(eval_davis, *flags)
 
 
-def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines):
+def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines, monkeypatch):
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)  # for users, not for benchmarks
     data = make_youtube(tmp_path / "data")
     assert "J&F" not in evaluate(eval_youtube, "--yv_path", data)
     check_defaults(tmp_path / "out", "aa", engines, top_k=50)
@@ -122,4 +125,4 @@ def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines):
         write_mask(own / f"GroundTruth/v/{t:05d}.PNG", ids_at(t, 1))
     write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
     assert "\nv " in evaluate(eval_generic, "--data_path", own)
-    check_defaults(tmp_path / "out", "v", engines, top_k=50)
+    check_defaults(tmp_path / "out", "v", engines, top_k=50, precision="bfloat16")

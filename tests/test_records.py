@@ -88,11 +88,11 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--include_last", "--overlay"], ["--local"], ["--memory", "global_context", "--amp"], ["--adapt", "1"]],
+    [[], ["--include_last", "--overlay"], ["--local"], ["--memory", "global_context"], ["--adapt", "1"]],
 )
 def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monkeypatch, flags):
     """Bit for bit, wherever it stops, and without writing a mask again."""
-    monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
     late = blocks((32, 48), 1, 7)
     video = write_video(tmp_path / "clip.mp4", 14, (32, 48))
     write_mask(tmp_path / "first.png", blocks((32, 48), 1))
@@ -124,9 +124,9 @@ def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monk
 def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypatch, tiny_network):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
     run = ["--data_path", data]
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
     assert evaluate(eval_generic, *run)[0] == 0
     save_network(tmp_path / "other.pth", tiny_network("stcn"))
-    monkeypatch.setattr(eval_program, "half_precision", lambda device: torch.bfloat16)
     for flags, setting in (
         (["--model", tmp_path / "other.pth"], "model"),
         (["--top", "7"], "top_k"),
@@ -136,7 +136,7 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
         (["--memory", "global_context"], "memory"),
         (["--max_memory_frames", "3"], "max_memory_frames"),
         (["--size", "24"], "size"),
-        (["--amp"], "precision"),
+        (["--no-amp"], "precision"),
     ):
         code, _, error = evaluate(eval_generic, *run, *flags)
         assert code == 2 and f"{tmp_path / 'out/a'}: contains finished results" in error, setting

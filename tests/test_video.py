@@ -57,7 +57,7 @@ def test_wanted_videos_are_selected_and_unknown_ones_refused(tmp_path):
         davis_videos(root, 2017, "testdev", 480, ["bb", "cc"])
 
 
-def test_frames_are_reduced_and_small_objects_survive(tmp_path):
+def test_frames_are_resized_and_small_objects_survive(tmp_path):
     mask = np.zeros((96, 144), np.uint8)
     mask[:, 72:], mask[41, 41] = 1, 254
     for t in range(9):
@@ -70,8 +70,8 @@ def test_frames_are_reduced_and_small_objects_survive(tmp_path):
     assert set(np.unique(frames[0].mask)) == {0, 1, 254} and frames[1].mask is None
     for t, frame in enumerate(frames):
         assert np.array_equal(frame.original, picture(t, (96, 144)))
-    assert [inference_size(size, 480) for size in ((1080, 1920), (300, 200), (854, 480))] == [
-        (480, 853), (300, 200), (854, 480)
+    assert [inference_size(size, 480) for size in ((1080, 1920), (854, 480), (400, 300), (300, 200), (50, 1))] == [
+        (480, 853), (854, 480), (640, 480), (600, 400), (100, 2)
     ]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def write_mask_file(folder: Path, size: tuple[int, int] = SIZE, name: str = "m.p
 
 
 def open_video(path: Path, *masks: Path | str) -> Video:
-    (video,) = video_with_masks(path, [str(mask) for mask in masks], 480)
+    (video,) = video_with_masks(path, [str(mask) for mask in masks], min(SIZE))
     return video
 
 
@@ -281,7 +281,7 @@ def test_photos_of_phones_are_videos_of_upright_frames(tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "JPEGImages/v/0.jpg", exif=exif, quality=95)
     mask = tmp_path / "Annotations/v/0.png"
     write_mask(mask, bars(*SIZE[::-1], (1,)))
-    (video,) = folder_videos(tmp_path, 480)
+    (video,) = folder_videos(tmp_path, min(SIZE))
     assert video.size == SIZE[::-1] and next(iter(video)).image.shape[:2] == SIZE[::-1]
     assert np.array_equal(next(iter(video)).image, read_image(tmp_path / "JPEGImages/v/0.jpg"))
     write_mask(mask, bars(*SIZE, (1,)))

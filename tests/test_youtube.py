@@ -24,7 +24,7 @@ def segment(tmp_path, tiny_network):
     save_network(tmp_path / "tiny.pth", tiny_network())
 
     def run(data, *flags):
-        output = tmp_path / "-".join(("out", data.name, *flags))
+        output = tmp_path / "-".join(("out", data.name, *map(str, flags)))
         given = ["--model", tmp_path / "tiny.pth", "--output", output, "--yv_path", data, "--device", "cpu", *flags]
         eval_youtube.main([str(flag) for flag in given])
         return {str(path.relative_to(output)): read_mask(path) for path in sorted(output.glob("[!.]*/**/*.png"))}
@@ -48,7 +48,8 @@ def test_every_file_is_where_the_server_expects_it(tmp_path, segment):
 def test_frames_are_those_of_the_engine(tmp_path, segment, tiny_network):
     """From the first mask to the last frame asked for, all frames go through the engine; each object is given once."""
     data = make_youtube(tmp_path / "data", videos=("aa",))
-    results = segment(data)
+    own_size = "--size", min(SIZE)
+    results = segment(data, *own_size)
     network = tiny_network()
     core = InferenceCore(network, partial(make_memory, network.config, 50), mem_every=3)
     for t in range(2, 13):
@@ -59,7 +60,7 @@ def test_frames_are_those_of_the_engine(tmp_path, segment, tiny_network):
         if f"{t:05d}" in WANTED:
             ids = np.array([0, *core.object_ids])[prob.argmax(0).numpy()]
             assert (ids != results[f"Annotations/aa/{t:05d}.png"]).mean() < 0.005, t
-    repeated = segment(make_youtube(tmp_path / "repeated", videos=("aa",), repeat=True))
+    repeated = segment(make_youtube(tmp_path / "repeated", videos=("aa",), repeat=True), *own_size)
     assert all((repeated[path] == ids).all() for path, ids in results.items())
 
 

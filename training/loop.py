@@ -7,7 +7,7 @@ from model.losses import compute_losses, hard_fraction
 from training.config import TrainConfig
 from training.logger import log, picture, setup_console
 from training.run import Run, start_run
-from util.device import divide_cores, keep_freed_memory, pick_device
+from util.device import autocast, divide_cores, keep_freed_memory, pick_device
 from util.distributed import barrier, gather, local_rank, process_group, rank
 
 
@@ -35,7 +35,7 @@ def train(config: TrainConfig, run: Run) -> None:
         fraction = hard_fraction(iteration - 1, recipe.start_warm, recipe.end_warm, recipe.hard_fraction)
         for _ in range(recipe.accumulate):
             clip = run.next_clip()
-            with run.autocast():
+            with autocast(run.device, run.precision):
                 prediction = state.network(clip.frames, clip.masks[:, 0], clip.valid, make_memory(config.network))
             losses = compute_losses(
                 prediction, clip.masks[:, 1:], clip.valid, fraction, recipe.boundary_weight, recipe.dice_weight

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
 from training.logger import Meter, TrainLogger, log
 from training.validation import held_out_videos, validate
-from util.device import half_precision
+from util.device import fast_precision
 from util.distributed import broadcast, gather, rank, world_size
 from util.errors import InputError
 from util.settings import to_plain
@@ -39,7 +39,7 @@ class Run:
         recipe = config.recipe
         torch.manual_seed(recipe.seed)
         self.config, self.device, self.folder = config, device, config.saves / config.id
-        self.precision = training_precision(recipe.amp, device)  # of the forward pass; None: float32
+        self.precision = training_precision(recipe.amp, device)  # of the forward pass
         # Data first: faulty folders should fail before networks are built.
         self.held_out = held_out_videos(config.validation)
         self.dataset = build_dataset(config.stage, config.data)
@@ -71,9 +71,6 @@ class Run:
         with self.meter.loading():
             return next(self.batches).unpack(self.device)
 
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self.precision, self.precision is not None)
-
     def validate(self) -> dict[str, float]:
         """Scores of the held-out videos; the weights are kept as ``<id>_best.pth`` if they are the best so far."""
         scores = validate(self.state.evaluated, self.held_out, self.device, self.precision)
@@ -103,7 +100,7 @@ def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
     """
     run = Run(config, device)
     parameters = sum(parameter.numel() for parameter in run.state.network.parameters()) / 1e6
-    log.info("%s: %.1f M parameters on %s, %s", config.network, parameters, device, run.precision or "float32")
+    log.info("%s: %.1f M parameters on %s, %s", config.network, parameters, device, run.precision)
     with ExitStack() as stack:
         stack.enter_context(run_folder(run.folder, run.replaced))
         run.stop_requested = stack.enter_context(stop_signals())
@@ -114,20 +111,20 @@ def start_run(config: TrainConfig, device: torch.device) -> Iterator[Run]:
         yield run
 
 
-def training_precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type that ``--amp`` asks for; None for float32, also where half precision would only be slower."""
+def training_precision(amp: str, device: torch.device) -> torch.dtype:
+    """The type that ``--amp`` asks for, see `autocast`; float32, too, where half precision would only be slower."""
     if amp == "none" or (amp == "auto" and device.type != "cuda"):
-        return None
+        return torch.float32
     if device.type == "cpu" and amp == "fp16":
         raise InputError("--amp fp16: needs a GPU; on the CPU use --amp bf16 or none")
-    if device.type == "cpu" and None in gather(half_precision(device)):
+    if device.type == "cpu" and torch.float32 in gather(fast_precision(device)):
         log.info("--amp %s: half precision is slower than float32 on this CPU; training in float32", amp)
-        return None
+        return torch.float32
     return torch.bfloat16 if amp == "bf16" else torch.float16
 
 
 def build_state(
-    config: TrainConfig, device: torch.device, precision: torch.dtype | None, found: dict[str, str]
+    config: TrainConfig, device: torch.device, precision: torch.dtype, found: dict[str, str]
 ) -> TrainingState:
     """Network and optimiser on the device: new, from the weights of a file, or as the resumed checkpoint holds them.
 

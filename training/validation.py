@@ -19,6 +19,7 @@ from predictor import segment
 from scoring.folders import ObjectScore, object_scores, read_objects
 from scoring.metrics import score_masks
 from training.config import Validation
+from util.device import autocast
 from util.distributed import as_free, gather
 from util.errors import InputError
 from util.parallel import parallel_map
@@ -82,7 +83,7 @@ def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutV
 
 
 def validate(
-    network: Network, videos: list[HeldOutVideo], device: torch.device, precision: torch.dtype | None
+    network: Network, videos: list[HeldOutVideo], device: torch.device, precision: torch.dtype
 ) -> dict[str, float]:
     """``val_jf``, ``val_j`` and ``val_f`` in [0, 1]: means over all objects of all videos, as `scoring.folders` has it.
 
@@ -90,11 +91,11 @@ def validate(
 
     Args:
         network: on ``device``, in training mode.
-        precision: autocast to this type; None: float32.
+        precision: see `autocast`.
     """
     generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(generators), torch.autocast(device.type, precision, precision is not None):
-        optimized = optimized_copy(network.eval(), precision=precision or torch.float32)
+    with torch.random.fork_rng(generators), autocast(device, precision):
+        optimized = optimized_copy(network.eval(), precision=precision)
         network.train()
         longest_first = sorted(videos, key=lambda held_out: -held_out.video.num_frames)
         mine = [_score_video(optimized, held_out, device) for held_out in as_free(longest_first)]

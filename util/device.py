@@ -57,14 +57,19 @@ def divide_cores(device: torch.device) -> None:
         torch.set_num_threads(max(1, cpu_count() // processes))
 
 
-def half_precision(device: torch.device) -> torch.dtype | None:
-    """The autocast type for ``device``: float16 on CUDA and MPS, bfloat16 on CPUs where it is faster than float32.
+def fast_precision(device: torch.device) -> torch.dtype:
+    """The fastest type for `autocast`: float16 on CUDA and MPS, bfloat16 on CPUs where it pays, else float32.
 
-    None where half precision does not pay: a CPU without bfloat16 instructions emulates them, several times slower.
+    A CPU without bfloat16 instructions emulates them, several times slower.
     """
     if device.type != "cpu":
         return torch.float16
-    return torch.bfloat16 if _bfloat16_pays() else None
+    return torch.bfloat16 if _bfloat16_pays() else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """The context in which the network runs in ``precision``; float32 switches autocast off."""
+    return torch.autocast(device.type, precision, enabled=precision is not torch.float32)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def test_scores_are_those_of_the_evaluation(tiny_network, data, tmp_path):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(3)
     generator = torch.get_rng_state()
-    scores = validate(network, held_out_videos(settings), CPU, None)
+    scores = validate(network, held_out_videos(settings), CPU, torch.float32)
     assert torch.equal(torch.get_rng_state(), generator) and network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -55,9 +55,9 @@ def test_objects_that_enter_later(tiny_network, tmp_path):
     shutil.copytree(tmp_path / "JPEGImages", tmp_path / "given" / "JPEGImages")
     save_network(tmp_path / "w.pth", tiny_network())
     videos = held_out_videos(Validation(tmp_path, "", 1, 480))
-    scores = validate(load_network(tmp_path / "w.pth").train(), videos, CPU, None)
+    scores = validate(load_network(tmp_path / "w.pth").train(), videos, CPU, torch.float32)
     flags = ["--model", tmp_path / "w.pth", "--data_path", tmp_path / "given", "--output", tmp_path / "out"]
-    eval_generic([str(flag) for flag in (*flags, "--device", "cpu")])
+    eval_generic([str(flag) for flag in (*flags, "--no-amp", "--device", "cpu")])
     expected = score_folders(tmp_path / "Annotations", tmp_path / "out").summary()
     assert scores["val_jf"] == pytest.approx(expected.jf, abs=1e-12)
 
