@@ -117,7 +117,8 @@ def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monk
             [f.to_ndarray() for f in av.open(str(tmp_path / f / "overlay/clip.mp4")).decode(video=0)]
             for f in ("out", "whole")
         ]
-        assert np.array_equal(*frames)
+        one, other = np.array(frames, np.float32)
+        assert len(one) == 14 and np.abs(one - other).mean((1, 2)).max() < 1  # x264 is not the same bit for bit
     assert "1 already finished" in evaluate(eval_generic, *run)[1]
 
 
