@@ -74,15 +74,14 @@ def adapted_copy(
         network: in eval mode, not optimized.
         masks: frame number → what the user gave; at least one holds an object.
         short_side: at inference, see `inference_size`.
-        precision: autocast type of the copy, or float32. Training uses it, too, unless it is float16, whose gradients
-            would vanish.
+        precision: of the copy, see `autocast`, and of training unless it is float16, whose gradients would vanish.
 
     Raises `InputError` for masks without any object, with objects that are too small or behind the end of the video,
     for a frame that cannot be read, and for a network that is optimized already.
     """
     if not isinstance(steps, Integral) or steps < 1:
         raise InputError(f"steps={steps!r}: expected a whole number from 1")
-    if network.optimized:
+    if network.optimized is not None:
         raise InputError("an optimized network cannot be trained; expected one that optimized_copy has not changed")
     for index in masks:
         check_frame_number(index, frames.length)

@@ -75,7 +75,7 @@ def _is_inside(root: Path, video: Path) -> bool:
     return all(Path(os.path.realpath(link)).is_relative_to(root) for link in links)
 
 
-def session_opener(model: Path, device: str, **settings: int) -> OpenSession:
+def session_opener(model: Path, device: str, amp: bool = True, **settings: int) -> OpenSession:
     """A function that opens the session of a video, see `OpenSession`, and that loads the network when called first.
 
     ``settings``: see `VideoPredictor`.
@@ -89,13 +89,17 @@ def session_opener(model: Path, device: str, **settings: int) -> OpenSession:
         from util.device import keep_freed_memory
 
         file = weights_file(model)
-        predictor = VideoPredictor.load(file, device, **settings)
+        predictor = VideoPredictor.load(file, device, amp=amp, **settings)
         keep_freed_memory(predictor.device)
-        return predictor, {"model": sha256_of(file), **settings}
+        half = str(predictor.precision).removeprefix("torch.")
+        # Only what was not always so: workspaces of earlier versions stay as they are.
+        return predictor, {"model": sha256_of(file), **settings, **({} if half == "float32" else {"precision": half})}
 
     def open_session(source: Path) -> "tuple[Session, dict[str, str | int]]":
         predictor, made_with = load()
-        return predictor.session(source), made_with
+        session = predictor.session(source)
+        enlarged = {"enlarged": 1} if min(session.frames.size) < predictor.size else {}
+        return session, made_with | enlarged
 
     return open_session
 
@@ -121,6 +125,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--model", type=Path, default=ROOT / "saves/gsfm-small.pth", metavar="FILE", help=model_help)
     device_help = "auto: CUDA, else Apple's MPS, else the CPU"
     add("--device", choices=get_args(DeviceName), default="auto", help=device_help)
+    amp_help = "half precision where it is faster, on GPUs and recent CPUs (default: yes)"
+    add("--amp", action=argparse.BooleanOptionalAction, default=True, help=amp_help)
     size_help = "shorter side at inference, at most twice the video's (default: %(default)s); 240 is faster"
     add("--size", type=int, default=480, metavar="N", help=size_help)
     bound_help = "limit the memory to your frames and the latest of every third frame, N in all (default: %(default)s)"
@@ -158,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"--host {args.host} --port {args.port}: cannot listen there ({reason})") from error
     settings = {"size": args.size, "max_memory_frames": args.max_memory_frames}
-    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, **settings))
+    annotator = Annotator(videos, masks, args.workspace, session_opener(args.model, args.device, args.amp, **settings))
     annotator.open(name)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     guard = Guard(make_app(annotator), token, args.host, port)

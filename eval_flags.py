@@ -20,10 +20,10 @@ Exit code: 0; 1 if some videos failed; 2 for bad input.
 """
 
 
-def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argparse.ArgumentParser:
+def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argparse.ArgumentParser:
     """A parser with the flags that all eval scripts share.
 
-    ``top_k`` is the benchmark's default for ``--top``; ``recommended`` the default for ``--recommended`` and ``--amp``.
+    ``top_k`` is the benchmark's default for ``--top``; ``for_users`` that for ``--recommended`` and ``--amp``.
     ``doc``: the script's docstring, see `Parser`.
     """
     parser = Parser(doc, EPILOG)
@@ -44,9 +44,9 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     add("--local", action=argparse.BooleanOptionalAction, help=local_help)
     recommended_help = (
         "replace the four defaults above by what the weights recommend, if they do"
-        f" (default: {'yes' if recommended else 'no, as the published results were measured'})"
+        f" (default: {'yes' if for_users else 'no, as the published results were measured'})"
     )
-    add("--recommended", action=argparse.BooleanOptionalAction, default=recommended, help=recommended_help)
+    add("--recommended", action=argparse.BooleanOptionalAction, default=for_users, help=recommended_help)
     adapt_help = "fit the network to the masks of each video first, in N steps, such as 80, of about a second on two"
     adapt_help += " CPU cores (default: no)"
     add("--adapt", type=_at_least(1), metavar="N", help=adapt_help)
@@ -56,8 +56,8 @@ def eval_parser(doc: str | None, top_k: int, recommended: bool = False) -> argpa
     size_help = f"shorter side at inference, at most twice that of the video {default}; masks have the video's size"
     add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
     amp_help = "half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions"
-    amp_help += f" (default: {'yes' if recommended else 'no'})"
-    add("--amp", action=argparse.BooleanOptionalAction, default=recommended, help=amp_help)
+    amp_help += f" (default: {'yes' if for_users else 'no'})"
+    add("--amp", action=argparse.BooleanOptionalAction, default=for_users, help=amp_help)
     add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
     add("--device", choices=get_args(DeviceName), default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"

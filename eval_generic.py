@@ -34,7 +34,7 @@ from util.files import check_is_file
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = eval_parser(__doc__, top_k=50, recommended=True)
+    parser = eval_parser(__doc__, top_k=50, for_users=True)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_path", type=Path, metavar="FOLDER", help="contains JPEGImages/ and Annotations/")
     source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg reads; needs --mask")

@@ -55,7 +55,8 @@ def run(
         "adapt": args.adapt,
     }
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
-        precision = gather(fast_precision(device) if args.amp else torch.float32)[0]  # all processes must agree
+        found = gather(fast_precision(device) if args.amp else torch.float32)  # all processes must agree
+        precision = torch.float32 if torch.float32 in found else found[0]
         adapt = None
         if args.adapt:
             adapt = partial(_adapt, network, args, precision)

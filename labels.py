@@ -65,8 +65,8 @@ def object_map(prob: torch.Tensor, size: tuple[int, int], object_ids: Sequence[i
     ids = label_map(prob, size, object_ids).cpu().numpy()
     if not prob[0].sum().isfinite():  # a NaN in one channel is one in all
         raise InputError(
-            f"{name}: the network's output is not finite; expected weights that fit, and half precision (--amp) only"
-            " where it does not overflow"
+            f"{name}: the network's output is not finite; expected weights that fit, and --no-amp (in Python amp=False)"
+            " where half precision overflows"
         )
     return ids
 

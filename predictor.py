@@ -122,7 +122,10 @@ class VideoPredictor:
         top_k, mem_every, include_last, local: as in ``eval_generic.py``; by default what the weights recommend, else
             50, 3, False and False.
         max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.
-        amp: half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions.
+        amp: half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions. An optimized network
+            keeps the precision that it was made for.
+
+    Raises `InputError` for settings out of range, and for ``amp=False`` with a network made for half precision.
     """
 
     def __init__(
@@ -146,7 +149,9 @@ class VideoPredictor:
         given = InferenceSettings(top_k, mem_every, include_last, local).given()
         settings = DEFAULTS | network.recommended.given() | given
         self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
-        self.precision = fast_precision(self.device) if amp else torch.float32
+        self.precision = network.optimized or (fast_precision(self.device) if amp else torch.float32)
+        if not amp and self.precision is not torch.float32:
+            raise InputError(f"amp=False: the network was optimized for {self.precision}; expected torch.float32")
         self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod

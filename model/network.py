@@ -70,7 +70,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.recommended = InferenceSettings()  # how its weights are best evaluated, if known
-        self.optimized = False  # whether `optimized_copy` made it, for evaluation only
+        self.optimized: torch.dtype | None = None  # the precision for which `optimized_copy` made it, if it did
         self.checkpoint_activations = False  # in training: recompute activations in the backward pass
         f4_dim, f8_dim, f16_dim = backbone_dims(config.backbone)
         self.key_encoder = Backbone(config.backbone)

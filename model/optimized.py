@@ -30,7 +30,7 @@ def optimized_copy(
     """
     if not in_place:
         network = copy.deepcopy(network)
-    network.requires_grad_(False).optimized = True
+    network.requires_grad_(False).optimized = precision
     for module in _parents(network):
         _fold_batch_norms(module)
         for name, child in list(module.named_children()):

@@ -84,6 +84,9 @@ def test_half_precision_only_where_it_pays(tmp_path, evaluate, monkeypatch):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=2)
     _, out, _ = evaluate(eval_generic, "--data_path", data)
     assert "on cpu in float32, because half precision is slower here\n" in out
+    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr(eval_program, "gather", lambda mine: [mine, torch.float32])  # of another process
+    assert "1 already finished" in evaluate(eval_generic, "--data_path", data)[1]
     assert "1 already finished" in evaluate(eval_generic, "--data_path", data, "--no-amp")[1]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import eval_generic
 import hubconf
 from datasets.images import read_mask, write_mask
 from model.config import InferenceSettings
+from model.optimized import optimized_copy
 from predictor import STREAM_FRAMES, VideoPredictor
 from tests.videos import blocks, own_data, picture, write_video
 from util.errors import InputError
@@ -153,6 +155,18 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
             VideoPredictor(network, **{name: value})
 
 
+def test_an_optimized_network_keeps_its_precision(tiny_network, monkeypatch):
+    monkeypatch.setattr("predictor.fast_precision", lambda device: torch.bfloat16)
+    network = tiny_network()
+    assert VideoPredictor(network).precision is torch.bfloat16
+    assert VideoPredictor(network, amp=False).precision is torch.float32
+    assert VideoPredictor(optimized_copy(network)).precision is torch.float32
+    half = optimized_copy(network, precision=torch.bfloat16)
+    assert VideoPredictor(half).precision is torch.bfloat16
+    with pytest.raises(InputError, match="amp=False: the network was optimized for torch.bfloat16"):
+        VideoPredictor(half, amp=False)
+
+
 def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights):
     """From another folder, where ``datasets``, ``utils`` and others are the caller's, before and after."""
     for name in ("datasets", "utils", "util", "model", "labels"):
@@ -190,6 +204,6 @@ def test_hub_in_a_program_with_packages_of_the_same_names(tmp_path, tiny_weights
 def test_hub_network_without_weights():
     predictor = hubconf.gc(device="cpu")
     config = predictor.network.config
-    assert predictor.network.optimized and not predictor.trainable().optimized
+    assert predictor.network.optimized is predictor.precision and predictor.trainable().optimized is None
     assert (config.backbone, config.memory) == ("resnet50", "global_context")
     assert hubconf.dependencies and all(callable(getattr(hubconf, name)) for name in ("gsfm", "stcn"))

@@ -14,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from annotate import list_videos
+from annotate import list_videos, session_opener
 from annotation.runs import pack, unpack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
@@ -232,6 +233,17 @@ def test_a_workspace_of_another_or_a_changed_video_is_refused(begin, clip, tmp_p
     write_image(root / "JPEGImages/clip/00008.png", np.zeros((*SIZE, 3), np.uint8))
     with pytest.raises(InputError, match="another size or length"):
         begin(root)
+
+
+def test_results_depend_on_precision_and_size(clip, tiny_weights, monkeypatch):
+    """Earlier versions recorded neither, because all was in float32 and nothing was enlarged."""
+    monkeypatch.setattr("predictor.fast_precision", lambda device: torch.bfloat16)
+    (source,) = list_videos(clip).values()
+    made_with = [
+        session_opener(tiny_weights, "cpu", amp, size=size)(source)[1]
+        for amp, size in ((False, min(SIZE)), (False, 480), (True, min(SIZE)))
+    ]
+    assert [made.keys() - {"model", "size"} for made in made_with] == [set(), {"enlarged"}, {"precision"}]
 
 
 def test_results_of_other_weights_are_out_of_date(begin, tmp_path, tiny_network):
