@@ -1,7 +1,7 @@
 """Videos from wherever a caller has them: a file, a folder of frames or arrays; as a stream, or frame by frame."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import cache, partial
 from itertools import chain
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from datasets.frames import list_frames
-from datasets.images import read_image, read_mask
-from datasets.video import Frames, Video, VideoFrame, frames_video, image_frames, make_frame
+from datasets.images import read_mask
+from datasets.video import Frames, Video, VideoFrame, frames_video, make_frame
 from util.errors import InputError
 
 Source = str | PathLike | Iterable[np.ndarray]
@@ -69,19 +69,11 @@ def open_frames(source: Source) -> Frames:
 
     Raises `InputError` for what is none of these or has no frames.
     """
-    if not isinstance(source, str | PathLike):
-        if not isinstance(source, list | tuple | np.ndarray):
-            raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a list of arrays")
-        return _array_frames(source)
-    path = Path(source).absolute()  # FFmpeg takes a relative path up to a colon for a protocol
-    if path.is_dir():
-        files = list_frames(path)
-        return image_frames(path.resolve().name, files, read_image(files[0]).shape[:2])
-    return video_files().file_video(path, {}, 1).frames()
-
-
-def _array_frames(arrays: Sequence[np.ndarray] | np.ndarray) -> Frames:
-    size = _first(arrays)[0].shape[:2]
+    if isinstance(source, str | PathLike):
+        return open_video(source, 1).frames()
+    if not isinstance(source, list | tuple | np.ndarray):
+        raise InputError(f"{type(source).__name__}: expected a video file, a folder, or a list of arrays")
+    arrays, size = source, _first(source)[0].shape[:2]
 
     def read(index: int) -> np.ndarray:
         return check_image(arrays[index], f"frame {index}", size)
