@@ -2,8 +2,8 @@
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import chain, repeat
@@ -27,6 +27,19 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
+@contextmanager
+def _translated(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Errors of damaged files become `InputError`: they are of many types, FFmpeg's own MemoryError among them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if type(error) is MemoryError:
+            raise
+        raise InputError(message(error)) from error
+
+
 def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     """H×W×3 uint8, upright: phones store portrait videos as landscape."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
@@ -41,22 +54,19 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
     check_is_file(path, "a video")
     name = check_name(path.stem, path)
     file = str(path.absolute())  # FFmpeg takes a relative path up to a colon for a protocol
-    try:
-        with av.open(file, metadata_errors="replace") as container:
-            if container.format.name.endswith("_pipe") or container.format.name == "image2":
-                raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
-            stream = container.streams.video[0]
-            size = upright_rgb(next(container.decode(stream))).shape[:2]
-            fps = stream.average_rate or Fraction(24)
-            stated = stream.frames  # 0 where the format does not say
-            estimate = stated or round((container.duration or 0) / av.time_base * fps)
-    except InputError:
-        raise
-    except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
-        if type(error) is MemoryError:
-            raise
+
+    def no_video(error: Exception) -> str:
         reason = "no video in it" if isinstance(error, IndexError | StopIteration) else _reason(error)
-        raise InputError(f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like") from error
+        return f"{path}: cannot be opened as a video ({reason}); expected MP4 or the like"
+
+    with _translated(no_video), av.open(file, metadata_errors="replace") as container:
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise InputError(f"{path}: is a picture; expected a video, or a folder of frames with --data_path")
+        stream = container.streams.video[0]
+        size = upright_rgb(next(container.decode(stream))).shape[:2]
+        fps = stream.average_rate or Fraction(24)
+        stated = stream.frames  # 0 where the format does not say
+        estimate = stated or round((container.duration or 0) / av.time_base * fps)
 
     def check_end(length: int) -> None:
         if (last := max(masks, default=0)) >= length:
@@ -77,22 +87,18 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
                 hidden += packet.is_discard or not started  # cut off, as in trimmed videos, or not decodable
                 yield packet
 
-        try:
-            with av.open(file, metadata_errors="replace") as container:
-                container.streams.video[0].thread_type = "AUTO"
-                for frame in chain.from_iterable(packet.decode() for packet in packets(container)):
-                    image = upright_rgb(frame)
-                    if image.shape[:2] != size:
-                        raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
-                    mask = read_mask(masks[index]) if index in masks else None
-                    yield make_frame(f"{index:05d}", image, mask, True, short_side)
-                    index += 1
-        except InputError:
-            raise
-        except Exception as error:
-            if type(error) is MemoryError:
-                raise
-            raise InputError(f"{path}: frame {index} cannot be decoded ({_reason(error)})") from error
+        def damaged(error: Exception) -> str:
+            return f"{path}: frame {index} cannot be decoded ({_reason(error)})"
+
+        with _translated(damaged), av.open(file, metadata_errors="replace") as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in chain.from_iterable(packet.decode() for packet in packets(container)):
+                image = upright_rgb(frame)
+                if image.shape[:2] != size:
+                    raise InputError(f"{path}: frame {index} has another size than the first; expected one size")
+                mask = read_mask(masks[index]) if index in masks else None
+                yield make_frame(f"{index:05d}", image, mask, True, short_side)
+                index += 1
         check_end(index)
         if index + hidden < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
             raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
@@ -154,17 +160,9 @@ class Decoder:
                 self._decode_one()
         return self._cache[index]
 
-    @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:  # damaged files raise many types, FFmpeg's own MemoryError among them
-            if type(error) is MemoryError:
-                raise
-            reason = f"{self.path}: {what} cannot be decoded ({_reason(error)}); expected a complete file"
-            raise InputError(reason) from error
+    def _translated(self, what: str) -> AbstractContextManager[None]:
+        fault = f"{self.path}: {what} cannot be decoded"
+        return _translated(lambda error: f"{fault} ({_reason(error)}); expected a complete file")
 
     def _open(self) -> None:
         self._container = av.open(str(self.path), metadata_errors="replace")
