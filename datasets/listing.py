@@ -93,7 +93,9 @@ def youtube_videos(
         check_folder(folder, f"YouTube-VOS in {root} (see data/README.md)")
 
     def make(name: str) -> Video:
-        given, read = _first_masks(_mask_files(annotations / name))
+        masks = _mask_files(annotations / name)
+        first, read = first_masks_of(masks)
+        given = first or masks
         order = sorted(natural_order(stem) for stem in [*given, *asked[name]])
         frames = [path for path in list_frames(images / name) if natural_order(path.stem) >= order[0]]
         if not output_all:
@@ -139,7 +141,8 @@ def folder_videos(
         masks = _mask_files(annotations / name)
         read: Callable[[Path], np.ndarray] = read_mask
         if first_masks:
-            masks, read = _first_masks(masks)
+            first, read = first_masks_of(masks)
+            masks = first or masks
         return frames_video(name, list_frames(images / name), masks, short_side, read=read)
 
     return _videos(_select(names, wanted, images), make, short_side)
@@ -208,14 +211,16 @@ def _mask_files(folder: Path) -> dict[str, Path]:
     return masks
 
 
-def _first_masks(masks: dict[str, Path]) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:
-    """The masks, by frame, that hold ids which no earlier one holds, or all if none does; and a reader of these ids."""
+def first_masks_of(
+    masks: dict[str, Path], read: Callable[[Path], np.ndarray] = read_mask
+) -> tuple[dict[str, Path], Callable[[Path], np.ndarray]]:
+    """The masks, by frame, that hold ids which no earlier one holds, and a reader of these ids, H×W uint8."""
     new: dict[Path, list[int]] = {}
     for path in masks.values():
-        new[path] = sorted(mask_ids(read_mask(path)).difference(*new.values()))
+        new[path] = sorted(mask_ids(read(path)).difference(*new.values()))
 
-    def read(path: Path) -> np.ndarray:
-        ids = read_mask(path)
+    def read_new(path: Path) -> np.ndarray:
+        ids = read(path)
         return np.where(np.isin(ids, new[path]), ids, 0).astype(np.uint8)
 
-    return {stem: path for stem, path in masks.items() if new[path]} or masks, read
+    return {stem: path for stem, path in masks.items() if new[path]}, read_new

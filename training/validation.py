@@ -9,7 +9,7 @@ import torch
 
 from datasets.frames import list_frames
 from datasets.images import check_mask_size, image_size
-from datasets.listing import davis_names, find_davis
+from datasets.listing import davis_names, find_davis, first_masks_of
 from datasets.video import Video, frames_video
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
@@ -61,23 +61,16 @@ def _held_out(name: str, images: Path, masks: Path, short_side: int) -> HeldOutV
     truth = {frame.stem: path for frame in frames if (path := masks / f"{frame.stem}.png").is_file()}
     if len(truth) < 3:
         raise InputError(f"{masks}: {len(truth)} masks; expected one for every frame of the video, at least 3")
-    introduced: dict[Path, list[int]] = {}  # mask → objects that first appear in it
-    known = {0}
     size = image_size(frames[0])
-    for path in truth.values():
+
+    def read(path: Path) -> np.ndarray:
         ids = read_objects(path)
         check_mask_size(path, ids.shape, path.stem, size)
-        if new := sorted(set(np.unique(ids).tolist()) - known):
-            introduced[path] = new
-            known.update(new)
-    if not introduced.keys() & list(truth.values())[:-2]:
+        return ids
+
+    given, read_given = first_masks_of(truth, read)
+    if not given.keys() & list(truth)[:-2]:
         raise InputError(f"{masks}: no object to score; expected one before the last two masks, ids from 1 on or 255")
-
-    def read_given(path: Path) -> np.ndarray:
-        ids = read_objects(path)
-        return np.where(np.isin(ids, introduced[path]), ids, 0).astype(np.uint8)
-
-    given = {path.stem: path for path in introduced}
     video = frames_video(name, frames, given, short_side, read=read_given, needed=list(truth)[1:-1])
     return HeldOutVideo(video, truth)
 
