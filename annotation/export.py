@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from annotation.polygons import polygons
 from annotation.workspace import Workspace
-from datasets.images import write_mask
+from datasets.images import mask_ids, write_mask
 from results.overlay import overlay_writer
 from util.files import atomic_path, write_bytes
 
@@ -23,10 +23,6 @@ from util.files import atomic_path, write_bytes
 def _archive(target: Path) -> Iterator[ZipFile]:
     with atomic_path(target) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
         yield archive
-
-
-def _present(ids: np.ndarray) -> list[int]:
-    return [int(i) for i in np.unique(ids) if i]
 
 
 def _masks(workspace: Workspace, target: Path) -> None:
@@ -55,16 +51,13 @@ def _coco(workspace: Workspace, target: Path) -> None:
     for index in workspace.frames_with_masks():
         images.append({"id": index, "file_name": workspace.files[index], "height": height, "width": width})
         ids = workspace.mask(index)
-        for object_id in _present(ids):
-            mask = ids == object_id
-            counts = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+        for object_id in sorted(mask_ids(ids)):
+            mask = (ids == object_id).astype(np.uint8)
+            counts = coco_mask.encode(np.asfortranarray(mask))["counts"]
             annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": index, "category_id": object_id}
-            annotation |= {"iscrowd": 0, "area": int(mask.sum()), "bbox": cv2.boundingRect(mask.astype(np.uint8))}
-            annotation["segmentation"] = {
-                "size": [height, width],
-                "counts": counts if isinstance(counts, str) else counts.decode(),
-            }
-            annotations.append(annotation)
+            annotation |= {"iscrowd": 0, "area": int(mask.sum()), "bbox": cv2.boundingRect(mask)}
+            counts = counts if isinstance(counts, str) else counts.decode()
+            annotations.append(annotation | {"segmentation": {"size": [height, width], "counts": counts}})
     categories = [{"id": number, "name": name} for number, name in workspace.objects.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_bytes(target, json.dumps(content).encode())
@@ -79,7 +72,7 @@ def _yolo(workspace: Workspace, target: Path) -> None:
         archive.writestr("data.yaml", f"names:\n{names}")
         for index in workspace.frames_with_masks():
             ids, lines = workspace.mask(index), []
-            for object_id in _present(ids):
+            for object_id in sorted(mask_ids(ids)):
                 for polygon in polygons(ids == object_id):
                     numbers = (polygon / (width, height)).ravel()
                     lines.append(" ".join([str(classes[object_id]), *(f"{number:.6f}" for number in numbers)]))

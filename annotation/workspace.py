@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets.access import load_mask, open_frames
 from datasets.frames import list_frames
-from datasets.images import read_static_mask, write_mask
+from datasets.images import mask_ids, read_static_mask, write_mask
 from datasets.video import with_given
 from util.errors import InputError
 from util.files import check_is_file, check_output, write_bytes
@@ -150,7 +150,7 @@ class Workspace:
                 self.save()  # before the mask, so that a kill leaves no result that seems to be made from it
             write_mask(path, ids)
             self.users[index] = complete
-            for object_id in np.unique(ids[ids > 0]).tolist():
+            for object_id in sorted(mask_ids(ids)):
                 self.objects.setdefault(object_id, f"object {object_id}")
             self.save()
 

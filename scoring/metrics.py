@@ -11,6 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from datasets.images import mask_ids
+
 TOLERANCE = 0.008  # how far apart two contours may lie and still match, as a fraction of the image diagonal
 
 
@@ -74,9 +76,8 @@ def score_masks(truth: np.ndarray, prediction: np.ndarray) -> dict[int, FrameSco
     """
     radius = int(np.ceil(TOLERANCE * np.linalg.norm(truth.shape)))
     truth, prediction = _crop(truth, prediction)
-    counts = sum(cv2.calcHist([ids], [0], None, [256], [0, 256]).ravel() for ids in (truth, prediction))
     scores = {}
-    for object_id in [int(i) for i in np.flatnonzero(counts) if i != 0]:
+    for object_id in sorted(mask_ids(truth) | mask_ids(prediction)):
         a, b = _crop(*(np.equal(mask, object_id).view(np.uint8) for mask in (truth, prediction)))
         j = np.count_nonzero(a & b) / np.count_nonzero(a | b)
         scores[object_id] = FrameScore(j, _contour_accuracy(a, b, radius), bool(a.any()))

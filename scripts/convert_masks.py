@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -98,7 +99,7 @@ def write_labelme(target: Path, masks: Iterable[IdMask]) -> None:
     for mask in masks:
         shapes = []
         for object_id, inside in mask.objects():
-            left, top, width, height = _box(inside)
+            left, top, width, height = cv2.boundingRect(inside)
             png = io.BytesIO()
             Image.fromarray(inside[top : top + height, left : left + width]).save(png, "PNG")
             shape: dict[str, Any] = {
@@ -131,7 +132,7 @@ def write_cvat(target: Path, masks: Iterable[IdMask]) -> None:
         size = {"width": str(mask.ids.shape[1]), "height": str(mask.ids.shape[0])}
         image = ET.SubElement(root, "image", {"id": str(number), "name": mask.image, **size})
         for object_id, inside in mask.objects():
-            left, top, width, height = _box(inside)
+            left, top, width, height = cv2.boundingRect(inside)
             values = inside[top : top + height, left : left + width].ravel()
             edges = np.flatnonzero(np.diff(values, prepend=0, append=2))
             place = {"left": left, "top": top, "width": width, "height": height, "z_order": 0}
@@ -151,7 +152,7 @@ def write_coco(target: Path, masks: Iterable[IdMask]) -> None:
         images.append({"id": len(images) + 1, "file_name": mask.image, "height": height, "width": width})
         for object_id, inside in mask.objects():
             ids = {"id": len(annotations) + 1, "image_id": len(images), "track_id": object_id, "category_id": 1}
-            shape = {"segmentation": _run_lengths(inside), "area": int(inside.sum()), "bbox": _box(inside)}
+            shape = {"segmentation": _run_lengths(inside), "area": int(inside.sum()), "bbox": cv2.boundingRect(inside)}
             annotations.append({**ids, **shape, "iscrowd": 0})
     _write_json(target, {"images": images, "annotations": annotations, "categories": CATEGORIES})
 
@@ -172,7 +173,7 @@ def write_youtube_vis(target: Path, masks: Iterable[IdMask]) -> None:
                 empty = {key: [None] * len(frames) for key in ("segmentations", "areas", "bboxes")}
                 track = tracks.setdefault(object_id, empty)
                 track["segmentations"][t] = _run_lengths(inside)
-                track["areas"][t], track["bboxes"][t] = int(inside.sum()), _box(inside)
+                track["areas"][t], track["bboxes"][t] = int(inside.sum()), cv2.boundingRect(inside)
         for object_id, track in sorted(tracks.items()):
             ids = {"id": len(annotations) + 1, "video_id": len(videos), "track_id": object_id, "category_id": 1}
             annotations.append({**ids, "iscrowd": 0, "height": height, "width": width, **track})
@@ -187,13 +188,6 @@ WRITERS: dict[str, Callable[[Path, Iterable[IdMask]], None]] = {
     "coco": write_coco,
     "youtube-vis": write_youtube_vis,
 }
-
-
-def _box(inside: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, width and height of the pixels above 0."""
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
 
 
 def _run_lengths(inside: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.frames import check_name, natural_order
-from datasets.images import read_mask
+from datasets.images import mask_ids
+from scoring.folders import read_objects
 from util.errors import InputError, is_out_of_memory
 from util.files import files_below, read_bytes, read_json
 
@@ -132,11 +133,8 @@ def pycocotools_mask() -> Any:
 
 
 def _read_png(path: Path, video: str) -> Iterator[Frame]:
-    ids = read_mask(path)
-    found = [int(i) for i in np.unique(ids) if i]
-    if found == [255]:
-        ids, found = ids // 255, [1]
-    yield Frame(video, path.stem, (ids.shape[0], ids.shape[1]), [(str(i), ids == i) for i in found])
+    ids = read_objects(path)
+    yield Frame(video, path.stem, ids.shape, [(str(i), ids == i) for i in sorted(mask_ids(ids))])
 
 
 def _open(path: Path) -> Image.Image:
