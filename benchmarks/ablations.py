@@ -20,7 +20,7 @@ from datasets.listing import SPLITS, davis_names
 from scoring.folders import score_folders
 from training.config import TrainConfig, parse_config
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import atomic_path
+from util.files import write_bytes
 from util.parallel import cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,13 +139,7 @@ def spread(values: list[float], sign: str = "") -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__, EPILOG)
     add = parser.add_argument
-    add(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        default=["gsfm", "stcn"],
-        help="the first is the baseline",
-    )
+    add("--variants", nargs="+", choices=VARIANTS, default=["gsfm", "stcn"], help="the first is the baseline")
     add("--seeds", type=int, nargs="+", default=[1], metavar="N", help="seeds of weights and data (default 1)")
     add("--prefix", default="ablation", help="prefix of the runs' names (default %(default)s)")
     add("--davis_path", type=Path, default="data/DAVIS/2016", help="DAVIS 2016 layout (default %(default)s)")
@@ -168,11 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
         scores = pool.map(lambda run: train_and_score(run[0], run[1], args.training, args), runs)
         for (variant, seed), result in zip(runs, scores, strict=True):
             results[variant][seed] = result
-            print(f"{variant}, seed {seed}: J&F {results[variant][seed]['J&F']:.1f}", flush=True)
-            with atomic_path(args.output / f"{args.prefix}.json") as temporary:
-                temporary.write_text(
-                    json.dumps({"training": args.training, "size": args.size} | results, indent=1), encoding="utf-8"
-                )
+            print(f"{variant}, seed {seed}: J&F {result['J&F']:.1f}", flush=True)
+            content = {"training": args.training, "size": args.size} | results
+            write_bytes(args.output / f"{args.prefix}.json", json.dumps(content, indent=1).encode())
     print(table(results))
 
 

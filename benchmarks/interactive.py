@@ -27,7 +27,7 @@ from scoring.metrics import score_masks
 from session import Session
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import atomic_path
+from util.files import atomic_path, write_bytes
 
 ROUNDS = 0, 1, 2, 3, 5, 8  # numbers of corrections in the table
 FORWARD = "suggested, forwards only"
@@ -230,8 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.plot:
         plot(played, args.rounds, args.plot)
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(played, indent=1), encoding="utf-8")
+        write_bytes(args.json, json.dumps(played, indent=1).encode())
 
 
 if __name__ == "__main__":

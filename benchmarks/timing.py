@@ -13,7 +13,7 @@ import torch
 
 from util.device import DEVICES
 from util.errors import Parser
-from util.files import atomic_path
+from util.files import write_bytes
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -71,5 +71,4 @@ def machine(device: torch.device) -> str:
 def write_json(path: Path, device: torch.device, figures: dict[str, Any]) -> None:
     """Write the figures and what they were measured on."""
     setup = {"machine": machine(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(setup | figures, indent=1, default=str), encoding="utf-8")
+    write_bytes(path, json.dumps(setup | figures, indent=1, default=str).encode())
