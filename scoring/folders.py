@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import natural_order
+from datasets.frames import check_folder, natural_order
 from datasets.images import read_mask
 from scoring.metrics import FrameScore, Summary, mean_summary, score_masks, statistics
 from util.errors import InputError
@@ -124,8 +124,7 @@ def _list_masks(folder: Path, name: str) -> dict[str, dict[str, Path]]:
 
     ``name``: the video's name in the latter case.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected <video>/<frame>.png in it")
+    check_folder(folder, "<video>/<frame>.png in it")
 
     def entries(folder: Path) -> list[Path]:  # not `glob`, which takes a folder that cannot be read for an empty one
         return [folder / name for name in visible([path.name for path in folder.iterdir()])]

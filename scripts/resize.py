@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.frames import FRAME_SUFFIXES
+from datasets.frames import FRAME_SUFFIXES, check_folder
 from datasets.images import exif_orientation, write_image
 from datasets.video import inference_size
 from util.errors import InputError, Parser, exit_on_input_error
@@ -41,8 +41,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
     source, target = args.source, args.target
     if args.size < 1:
         raise InputError(f"--size {args.size}: expected at least one pixel")
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder; expected the images to resize")
+    check_folder(source, "the images to resize")
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{target}: lies in {source}; expected another place for the resized images")
     paths = sorted(path for path in files_below(source) if path.is_file())
