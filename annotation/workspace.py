@@ -190,15 +190,13 @@ class Workspace:
                 self.stale_is_known = False
             self._made_with = made_with
 
-    def remove_object(self, object_id: int) -> list[int]:
-        """Remove an object from all masks and results; returns the numbers of the user's masks that held it."""
+    def remove_object(self, object_id: int) -> None:
+        """Remove an object from all masks and results."""
         with self.lock:
             self.objects.pop(object_id, None)
-            held = []
             for index, complete in list(self.users.items()):
                 ids = self._read("Annotations", index)
                 if (ids == object_id).any():
-                    held.append(index)
                     rest = np.where(ids == object_id, np.uint8(0), ids)
                     self.put_user_mask(index, rest if complete or rest.any() else None, complete)
             for index in self.confidence:
@@ -207,7 +205,6 @@ class Workspace:
                 if (ids == object_id).any():
                     write_mask(self._path("results", index), np.where(ids == object_id, np.uint8(0), ids))
             self.save()
-            return held
 
     def save(self) -> None:
         """Write everything that is not a picture. Raises `InputError`."""
