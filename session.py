@@ -145,10 +145,7 @@ class Session:
             self._keep(index, ids, dict.fromkeys(self.object_ids, confidence), span.made_from)
 
     def propagate(
-        self,
-        around: int | None = None,
-        on_frame: Callable[[Progress], object] | None = None,
-        direction: str = "both",
+        self, around: int | None = None, on_frame: Callable[[Progress], object] | None = None, direction: str = "both"
     ) -> bool:
         """Segment every frame whose result is out of date; returns whether all are done.
 

@@ -17,6 +17,7 @@ from util.errors import InputError
 from util.files import read_json, sha256_of, write_bytes
 
 PNG_END = b"IEND\xaeB`\x82"  # the type and the checksum of the last chunk
+REPLACE = "expected --overwrite, which replaces it, or another --output"
 
 
 class VideoResults:
@@ -53,20 +54,14 @@ class VideoResults:
         """
         for path in (*self.folder.glob("*.png"), *self.overlay) if not self.record.exists() else ():
             if path.exists():
-                raise InputError(
-                    f"{path}: is not a result of this program; expected --overwrite, which replaces it, or another"
-                    " --output"
-                )
+                raise InputError(f"{path}: is not a result of this program; {REPLACE}")
         made_with, files = self._read()
         if not files:
             return False
         intact = {self.output / name for name, checksum in files.items() if self._is_intact(name, checksum)}
         for path in sorted(set(self.folder.glob("*.png")) - intact):
             if path.is_file() and path.read_bytes().endswith(PNG_END):  # not one of ours that was cut
-                raise InputError(
-                    f"{path}: is not as this program wrote it; expected --overwrite, which replaces it, or another"
-                    " --output"
-                )
+                raise InputError(f"{path}: is not as this program wrote it; {REPLACE}")
         if len(intact) < len(files):
             return False
         different = self._different(made_with)
