@@ -51,11 +51,6 @@ export class Editor {
     this.state.stale = new Set(this.state.stale);
   }
 
-  noteUser(frame, complete) {
-    if (complete === null) delete this.state.users[frame];
-    else this.state.users[frame] = complete;
-  }
-
   async show(frame) {
     if (!this.state) return;
     frame = Math.min(this.state.frames - 1, Math.max(0, frame));
@@ -124,7 +119,8 @@ export class Editor {
     for (const id of ids) this.state.objects[id] ??= `object ${id}`;
     if (!ids.length && !complete) complete = null;
     this.saves.put(frame, complete === null ? null : mask, complete);
-    this.noteUser(frame, complete);
+    if (complete === null) delete this.state.users[frame];
+    else this.state.users[frame] = complete;
     this.page.refresh();
     return complete;
   }

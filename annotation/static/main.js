@@ -1,11 +1,10 @@
 // The page: controls, keys, and what the server reports.
 
 import { Editor } from "./editor.js";
-import { Panel, element } from "./panel.js";
+import { $, Panel, element } from "./panel.js";
 import { address, api, begin } from "./store.js";
 
-const $ = (id) => document.getElementById(id);
-
+const refresh = () => panel.refresh();
 const editor = new Editor($("stage"), {
   say: (text) => ($("status").textContent = text),
   saving(pending, error) {
@@ -20,10 +19,6 @@ window.editor = editor; // for tests and the browser's console
 function go(frame) {
   editor.following = false;
   return editor.attempt(editor.show(frame));
-}
-
-function refresh() {
-  panel.refresh();
 }
 
 function choose(tool) {
@@ -94,10 +89,6 @@ const ACTIONS = [
   ["Escape", null, () => tools.cancel(), "Drop the polygon, box or stroke"],
   ["?", "help-button", () => $("help").showModal(), "This list"],
 ];
-const BUTTONS = [
-  ["both", () => propagate("both")],
-  ["pause", pause],
-];
 const MORE_KEYS = [
   ["1 … 9", "Choose an object"],
   ["V (hold)", "Before the last correction"],
@@ -106,7 +97,8 @@ const MORE_KEYS = [
 ];
 
 for (const [, id, action] of ACTIONS) if (id) $(id).onclick = action;
-for (const [id, action] of BUTTONS) $(id).onclick = action;
+$("both").onclick = () => propagate("both");
+$("pause").onclick = pause;
 for (const [key, text] of [...ACTIONS.map(([key, , , text]) => [key, text]), ...MORE_KEYS]) {
   $("keys").append(element("dt", { textContent: key.replace("Arrow", "") }), element("dd", { textContent: text }));
 }

@@ -2,7 +2,7 @@
 
 import { drawTimeline } from "./timeline.js";
 
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 
 export function element(tag, properties, ...children) {
   const node = Object.assign(document.createElement(tag), properties);

@@ -3,7 +3,7 @@
 const COLOURS = { user: "#58a6ff", done: "#3fb950", uncertain: "#ffa028", stale: "#b083f0", none: "#30363d" };
 const MARKS = 14; // height of the marks in pixels
 
-export function statusOf(state, frame) {
+function statusOf(state, frame) {
   if (frame in state.users) return "user";
   if (state.stale.has(frame)) return "stale";
   const confidence = state.confidence[frame];

@@ -1,11 +1,11 @@
 // The picture with its mask: zoom, pan, and pointers as pixels of the picture.
 
 export class View {
-  // handlers: down(point, event), move(point, event), up(point, event), cancel(): take back the last down; overlay(context, toScreen)
+  // handlers: down(point, event), move(point), up(), cancel(): take back the last down; overlay(context, toScreen)
   constructor(stage, handlers) {
     Object.assign(this, { stage, handlers, scale: 1, x: 0, y: 0, width: 1, height: 1 });
     [this.picture, this.mask, this.top] = ["picture", "mask", "top"].map((id) => document.getElementById(id));
-    this.style = { opacity: 0.5, outline: true, hidden: false };
+    this.style = { opacity: 0.5, outline: true };
     this.pointers = new Map();
     this.pixel = { x: 0, y: 0 }; // under the pointer, or where the keys have moved the cross-hair
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
@@ -77,9 +77,9 @@ export class View {
     [x0, y0] = [Math.max(0, x0), Math.max(0, y0)];
     [x1, y1] = [Math.min(this.width, x1), Math.min(this.height, y1)];
     if (x1 <= x0 || y1 <= y0) return;
-    const { opacity, outline, hidden } = this.style, image = new ImageData(x1 - x0, y1 - y0), w = this.width;
+    const { opacity, outline } = this.style, image = new ImageData(x1 - x0, y1 - y0), w = this.width;
     const pixels = new Uint32Array(image.data.buffer), tint = Math.round(255 * opacity) << 24;
-    for (let y = y0, k = 0; y < y1 && !hidden; y++) {
+    for (let y = y0, k = 0; y < y1; y++) {
       for (let x = x0; x < x1; x++, k++) {
         const i = y * w + x, id = ids[i];
         if (!id) continue;
@@ -128,13 +128,13 @@ export class View {
     } else if (event.type === "pointermove") {
       if (!last.pans) {
         const events = event.getCoalescedEvents?.() ?? [];
-        for (const part of events.length ? events : [event]) this.handlers.move(this.toPixel(part), part);
+        for (const part of events.length ? events : [event]) this.handlers.move(this.toPixel(part));
         this.drawTop();
       } else this.drag(last, others[0], event);
       Object.assign(last, { x: event.clientX, y: event.clientY });
     } else {
       this.pointers.delete(event.pointerId);
-      if (!last.pans) event.type === "pointerup" ? this.handlers.up(this.pixel, event) : this.handlers.cancel();
+      if (!last.pans) event.type === "pointerup" ? this.handlers.up() : this.handlers.cancel();
       this.drawTop();
     }
   }
