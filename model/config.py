@@ -22,9 +22,8 @@ MAX_CHANNELS = 4096
 class NetworkConfig:
     """Everything needed to rebuild a network; stored in every checkpoint."""
 
-    backbone: Literal["resnet50", "resnet18", "resnet34", "resnet101"] = (
-        "resnet50"  # Key encoder; the widths of its features follow.
-    )
+    # Key encoder; the widths of its features follow.
+    backbone: Literal["resnet50", "resnet18", "resnet34", "resnet101"] = "resnet50"
     lfm: bool = True  # Low-Frequency Module on the features at 1/16 (GSFM section 3.3).
     hfm: bool = True  # Boundary branch with the High-Frequency Module in the decoder (GSFM section 3.4).
     # How spectral modules see the spectrum; hermitian is for weights that were trained on a full fft2.
