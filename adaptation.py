@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 
 from datasets.access import check_frame_number
 from datasets.clip import Clip, PackedClip, pack_clip
+from datasets.images import mask_ids
 from datasets.video import Frames, fit_mask, inference_size, make_frame
 from datasets.warps import video_warps, warp_ids, warp_image
 from inference_memory_bank import make_memory
@@ -151,7 +152,7 @@ def draw_clip(
     warps = video_warps(rng, height, width, 3, CROP)
     nothing = np.zeros((CROP, CROP), np.uint8)
     start, end = warp_ids(masks[first].mask, warps[0]), warp_ids(masks[last].mask, warps[2])
-    objects = rng.permutation(sorted(decided.intersection(np.unique(start).tolist())))[:MAX_OBJECTS]
+    objects = rng.permutation(sorted(decided & mask_ids(start)))[:MAX_OBJECTS]
     if not len(objects):
         return None
     images = [warp_image(image(index), warp) for index, warp in zip((first, between, last), warps, strict=True)]

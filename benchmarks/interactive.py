@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.frames import list_frames
-from datasets.images import read_image
+from datasets.images import mask_ids, read_image
 from predictor import VideoPredictor
 from scoring.folders import read_objects
 from scoring.metrics import score_masks
@@ -56,7 +56,7 @@ def frame_scores(truth: np.ndarray, ids: np.ndarray, objects: list[int]) -> list
 
 def all_scores(clip: Clip, results: list[np.ndarray]) -> np.ndarray:
     """J&F, frames × objects of the truth."""
-    objects = sorted(set().union(*(np.unique(mask).tolist() for mask in clip.truth)) - {0})
+    objects = sorted(set().union(*map(mask_ids, clip.truth)))
     pairs = zip(clip.truth, results, strict=True)
     return np.array([frame_scores(truth, ids, objects) for truth, ids in pairs])
 

@@ -152,7 +152,7 @@ def read_mask(path: Path, check: bool = True) -> np.ndarray:
         ids = _upright(np.array(image).astype(np.uint8), exif_orientation(image))
     if not check:
         return ids
-    found = np.flatnonzero(_areas(ids)[1:]) + 1
+    found = sorted(mask_ids(ids))
     if len(found) > 1 and 255 in found or len(found) >= SEVERAL_IDS and _are_soft_edges(ids, found):
         shown = ", ".join(map(str, found)) if len(found) <= 6 else f"{found[0]}, {found[1]}, … {found[-1]}"
         raise InputError(
@@ -167,7 +167,7 @@ def _areas(ids: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
     return cv2.calcHist([ids], [0], where, [256], [0, 256]).ravel()
 
 
-def _are_soft_edges(ids: np.ndarray, found: np.ndarray) -> bool:
+def _are_soft_edges(ids: np.ndarray, found: list[int]) -> bool:
     """Whether most ids are only outlines, and there are very many of them or they surround the others."""
     window, cross = np.ones((3, 3), np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inner = (cv2.erode(ids, window) == cv2.dilate(ids, window)).astype(np.uint8)

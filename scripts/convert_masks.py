@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.images import write_mask
+from datasets.images import mask_ids, write_mask
 from scripts.mask_formats import FORMATS, Frame, detect, pycocotools_mask, read_frames
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output, write_bytes
@@ -64,7 +64,7 @@ class IdMask(NamedTuple):
 
     def objects(self) -> list[tuple[int, np.ndarray]]:
         """Each id, ascending, and its mask H×W uint8 0/1."""
-        return [(int(i), (self.ids == i).astype(np.uint8)) for i in np.unique(self.ids) if i]
+        return [(i, (self.ids == i).astype(np.uint8)) for i in sorted(mask_ids(self.ids))]
 
 
 def number_objects(frames: Iterable[Frame], path: Path) -> Iterator[IdMask]:
