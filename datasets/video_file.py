@@ -103,6 +103,10 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         if index + hidden < 0.95 * stated:  # FFmpeg reports no error for a truncated file; headers may be off by a few
             raise InputError(f"{path}: ends after {index} of {stated} frames; expected a complete file")
 
+    def frames() -> Frames:
+        decoder = Decoder(Path(file), size)
+        return Frames(name, size, fps, len(decoder.times), decoder.read)
+
     return Video(
         name=name,
         size=size,
@@ -114,13 +118,8 @@ def file_video(path: Path, masks: Mapping[int, Path], short_side: int) -> Video:
         jobs=lambda: repeat(partial(next, decode(), None)),
         workers=1,  # a decoder returns its frames one after the other
         given=lambda: {index: read_mask(mask) for index, mask in masks.items()},
-        frames=lambda: _file_frames(path, name, size, fps),
+        frames=frames,
     )
-
-
-def _file_frames(path: Path, name: str, size: tuple[int, int], fps: Fraction) -> Frames:
-    decoder = Decoder(path.absolute(), size)  # FFmpeg takes a relative path up to a colon for a protocol
-    return Frames(name, size, fps, len(decoder.times), decoder.read)
 
 
 class Decoder:
