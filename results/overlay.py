@@ -35,7 +35,9 @@ def overlay_writer(video: Path, sheet: Path, fps: Fraction) -> Iterator[AddFrame
         try:
             # Absolute, because FFmpeg takes a relative path up to a colon for a protocol.
             with av.open(str(temporary.absolute()), "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=fps.limit_denominator(1001), options={"crf": "20"})
+                # Without x264's macroblock tree, whose decisions are not the same bit for bit in every run.
+                options = {"crf": "20", "x264-params": "mbtree=0"}
+                stream = container.add_stream("libx264", rate=fps.limit_denominator(1001), options=options)
                 stream.pix_fmt = "yuv420p"
 
                 def add(name: str, image: np.ndarray, ids: np.ndarray) -> None:

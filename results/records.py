@@ -40,7 +40,8 @@ class VideoResults:
             masks = [[path.name, sha256_of(path)] for path in video.masks]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        self.made_with = {**settings, "frames": frames, "masks": masks}
+        enlarged = min(video.size) < int(settings.get("size", 0))  # earlier versions recorded this size, but did not
+        self.made_with = {**settings, "enlarged": enlarged, "frames": frames, "masks": masks}
 
     def png(self, name: str) -> Path:
         """The mask of frame ``name``."""
@@ -65,6 +66,8 @@ class VideoResults:
         if len(intact) < len(files):
             return False
         different = self._different(made_with)
+        if "precision" in different:  # the machine decides it, unless a flag does
+            different[different.index("precision")] = "precision (--amp or --no-amp)"
         if different and not overwrite_changed:
             raise InputError(
                 f"{self.folder}: contains finished results of a run with different {', '.join(different)};"

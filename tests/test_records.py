@@ -117,14 +117,13 @@ def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monk
             [f.to_ndarray() for f in av.open(str(tmp_path / f / "overlay/clip.mp4")).decode(video=0)]
             for f in ("out", "whole")
         ]
-        one, other = np.array(frames, np.float32)
-        assert len(one) == 14 and np.abs(one - other).mean((1, 2)).max() < 1  # x264 is not the same bit for bit
+        np.testing.assert_array_equal(*frames)
     assert "1 already finished" in evaluate(eval_generic, *run)[1]
 
 
 def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypatch, tiny_network):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
-    run = ["--data_path", data]
+    run = ["--data_path", data, "--size", "32"]
     monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
     assert evaluate(eval_generic, *run)[0] == 0
     save_network(tmp_path / "other.pth", tiny_network("stcn"))
@@ -137,7 +136,7 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
         (["--memory", "global_context"], "memory"),
         (["--max_memory_frames", "3"], "max_memory_frames"),
         (["--size", "24"], "size"),
-        (["--no-amp"], "precision"),
+        (["--no-amp"], "precision (--amp or --no-amp)"),
     ):
         code, _, error = evaluate(eval_generic, *run, *flags)
         assert code == 2 and f"{tmp_path / 'out/a'}: contains finished results" in error, setting
@@ -153,6 +152,11 @@ def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypat
     assert "with different binary, sharper;" in evaluate(eval_generic, *run)[2]
     assert evaluate(eval_generic, *run, "--local", "--overwrite")[0] == 0
     assert "with different local;" in evaluate(eval_generic, *run)[2]
+
+    enlarging = ["--data_path", data, "--overwrite_changed"]
+    assert evaluate(eval_generic, *enlarging)[0] == 0
+    record.write_text(record.read_text().replace('"enlarged": true, ', ""))  # of a version that did not
+    assert "with different enlarged;" in evaluate(eval_generic, *enlarging[:2])[2]
 
     run = ["--yv_path", make_youtube(tmp_path / "youtube", ["aa"]), "--output", tmp_path / "youtube_out"]
     assert evaluate(eval_youtube, *run)[0] == 0

@@ -45,7 +45,10 @@ class Run:
         self.dataset = build_dataset(config.stage, config.data)
         self.replaced = earlier_run(config)
         scored = ", ".join(sorted(held_out.video.name for held_out in self.held_out))
-        self.found = {"data": str(self.dataset), "scored": f"{scored} at {config.validation.val_size}"}
+        val_size = config.validation.val_size
+        small = [held_out.video.name for held_out in self.held_out if min(held_out.video.size) < val_size]
+        enlarged = f", {', '.join(sorted(small))} enlarged" if small else ""  # earlier versions did not enlarge
+        self.found = {"data": str(self.dataset), "scored": f"{scored} at {val_size}{enlarged}"}
         self.state = build_state(config, device, self.precision, self.found)
         if len(set(gather(self.state.iteration))) > 1:
             raise InputError(f"{self.folder}: not the same on all machines; expected --saves on a shared file system")
