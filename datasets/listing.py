@@ -67,7 +67,7 @@ def davis_videos(
         first = frames[0].stem
         return frames_video(name, frames, {first: annotations / name / f"{first}.png"}, short_side, read=read)
 
-    return _videos(names, make, short_side)
+    return _videos(names, make)
 
 
 def youtube_videos(
@@ -104,7 +104,7 @@ def youtube_videos(
             raise InputError(f"{images / name / min(missing)}.jpg: no such frame, but meta.json asks for its mask")
         return frames_video(name, frames, given, short_side, read=read, needed=None if output_all else asked[name])
 
-    return _videos(_select(asked, wanted, meta), make, short_side)
+    return _videos(_select(asked, wanted, meta), make)
 
 
 def read_meta(path: Path) -> dict[str, list[str]]:
@@ -145,7 +145,7 @@ def folder_videos(
             masks = first or masks
         return frames_video(name, list_frames(images / name), masks, short_side, read=read)
 
-    return _videos(_select(names, wanted, images), make, short_side)
+    return _videos(_select(names, wanted, images), make)
 
 
 def parse_masks(values: Iterable[str]) -> dict[int, Path]:
@@ -180,16 +180,16 @@ def _select(names: Collection[str], wanted: Collection[str] | None, where: Path)
     return [name for name in names if wanted is None or name in wanted]
 
 
-def _videos(names: list[str], make: Callable[[str], Video], short_side: int) -> list[Video]:
+def _videos(names: list[str], make: Callable[[str], Video]) -> list[Video]:
     """The videos that ``make`` makes; one whose files cannot be read must not keep the others from being segmented."""
 
     def attempt(name: str) -> Video:
         try:
             return make(name)
         except InputError as error:
-            return FaultyVideo(name, short_side, str(error))
+            return FaultyVideo(name, str(error))
         except OSError as error:
-            return FaultyVideo(name, short_side, describe(error))
+            return FaultyVideo(name, describe(error))
 
     return parallel_map(attempt, names, "Looking at the videos")
 

@@ -78,8 +78,8 @@ class Video:
 class FaultyVideo(Video):
     """A video that cannot be opened: its files and frames raise the `InputError` that says why."""
 
-    def __init__(self, name: str, short_side: int, fault: str) -> None:
-        self.__dict__.update(name=name, size=(short_side, short_side), num_frames=0, outputs=(), fault=fault)
+    def __init__(self, name: str, fault: str) -> None:
+        self.__dict__.update(name=name, num_frames=0, outputs=(), fault=fault)
 
     def __getattr__(self, name: str) -> Any:  # for what `__init__` has left out
         raise InputError(self.__dict__["fault"])
