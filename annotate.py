@@ -29,6 +29,7 @@ from annotation.project import OpenSession
 from annotation.server import Annotator, make_app
 from datasets.frames import check_folder, frame_files
 from datasets.listing import parse_masks
+from datasets.video import is_enlarged
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import sha256_of
 from util.settings import DeviceName
@@ -91,15 +92,17 @@ def session_opener(model: Path, device: str, amp: bool = True, **settings: int) 
         file = weights_file(model)
         predictor = VideoPredictor.load(file, device, amp=amp, **settings)
         keep_freed_memory(predictor.device)
-        half = str(predictor.precision).removeprefix("torch.")
-        # Only what was not always so: workspaces of earlier versions stay as they are.
-        return predictor, {"model": sha256_of(file), **settings, **({} if half == "float32" else {"precision": half})}
+        return predictor, {"model": sha256_of(file), **settings}
 
     def open_session(source: Path) -> "tuple[Session, dict[str, str | int]]":
         predictor, made_with = load()
         session = predictor.session(source)
-        enlarged = {"enlarged": 1} if min(session.frames.size) < predictor.size else {}
-        return session, made_with | enlarged
+        # Only what was not always so: results of earlier versions stay as they are.
+        if (precision := str(predictor.precision)) != "torch.float32":
+            made_with = made_with | {"precision": precision}
+        if is_enlarged(session.frames.size, predictor.size):
+            made_with = made_with | {"enlarged": 1}
+        return session, made_with
 
     return open_session
 

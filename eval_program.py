@@ -22,8 +22,8 @@ from model.optimized import optimized_copy
 from model.weights import weights_file
 from propagation import UserFrame
 from scoring.folders import format_table, score_folders
-from util.device import divide_cores, fast_precision, keep_freed_memory, pick_device
-from util.distributed import barrier, gather, local_rank, process_group, rank
+from util.device import divide_cores, keep_freed_memory, pick_device, shared_precision
+from util.distributed import barrier, local_rank, process_group, rank
 from util.errors import InputError, print_error
 from util.files import check_is_file, sha256_of
 
@@ -55,8 +55,7 @@ def run(
         "adapt": args.adapt,
     }
     with process_group(device, timedelta(days=7)):  # one process may finish days before another
-        found = gather(fast_precision(device) if args.amp else torch.float32)  # all processes must agree
-        precision = torch.float32 if torch.float32 in found else found[0]
+        precision = shared_precision(device) if args.amp else torch.float32
         adapt = None
         if args.adapt:
             adapt = partial(_adapt, network, args, precision)

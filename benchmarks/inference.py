@@ -64,8 +64,10 @@ def precision_of(variant: str, device: torch.device) -> torch.dtype:
 
 def build(plain: Network, variant: str, in_place: bool = False) -> Network:
     """The network that computes like one of `VARIANTS`."""
-    if variant in ("plain", "naive"):
-        return plain if variant == "plain" else naive_copy(plain)
+    if variant == "plain":
+        return plain
+    if variant == "naive":
+        return naive_copy(plain)
     return optimized_copy(plain, variant.startswith("compiled"), precision_of(variant, plain.mean.device), in_place)
 
 

@@ -126,7 +126,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         '"local": local, ': "",
         'settings["precision"] = str(precision).removeprefix("torch.")': "pass",
     },
-    ("eval_program.py", "test_eval_program.py"): {
+    ("util/device.py", "test_eval_program.py"): {
         "torch.float32 if torch.float32 in found else found[0]": "found[0]",
     },
     ("predictor.py", "test_predictor.py"): {

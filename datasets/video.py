@@ -93,6 +93,11 @@ def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
+def is_enlarged(size: tuple[int, int], short_side: int) -> bool:
+    """Whether a video (H, W) is smaller than `inference_size`; before 2026-11-26, none was enlarged."""
+    return min(size) < short_side
+
+
 def image_frames(name: str, files: Sequence[Path], size: tuple[int, int]) -> Frames:
     """The frames in image ``files``, all of ``size`` (H, W)."""
     return Frames(name, size, Fraction(24), len(files), lambda index: read_image(files[index], 1, size))

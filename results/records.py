@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from datasets.video import Video
+from datasets.video import Video, is_enlarged
 from util.errors import InputError
 from util.files import read_json, sha256_of, write_bytes
 
@@ -40,7 +40,7 @@ class VideoResults:
             masks = [[path.name, sha256_of(path)] for path in video.masks]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        enlarged = min(video.size) < int(settings.get("size", 0))  # earlier versions recorded this size, but did not
+        enlarged = is_enlarged(video.size, int(settings.get("size", 0)))
         self.made_with = {**settings, "enlarged": enlarged, "frames": frames, "masks": masks}
 
     def png(self, name: str) -> Path:

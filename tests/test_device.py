@@ -58,7 +58,7 @@ def test_gpus_get_float16():
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="x86 instruction sets")
-def test_a_processor_with_only_avx2_gets_no_fast_precision():
+def test_a_processor_with_only_avx2_gets_no_half_precision():
     environment = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     code = "import torch, util.device; print(util.device.fast_precision(torch.device('cpu')))"
     done = subprocess.run(

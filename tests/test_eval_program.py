@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import eval_generic
-import eval_program
 import evaluation
 from datasets.images import write_mask
 from inference_core import InferenceCore
@@ -71,7 +70,7 @@ def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatc
     assert "so far" not in out and len(re.findall(r"^[ab]: 3 frames, [0-9.]+ frames/s", out, re.M)) == 2
 
     monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0)
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)
     _, out, _ = evaluate(eval_generic, *run)
     assert "on cpu in bfloat16, which is faster here (else: --no-amp)\n" in out
     assert re.findall(r"^([ab]: \d of 3 frames so far)", out, re.M) == [
@@ -80,12 +79,12 @@ def test_messages_and_progress_without_a_terminal(tmp_path, evaluate, monkeypatc
 
 
 def test_half_precision_only_where_it_pays(tmp_path, evaluate, monkeypatch):
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.float32)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.float32)
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=2)
     _, out, _ = evaluate(eval_generic, "--data_path", data)
     assert "on cpu in float32, because half precision is slower here\n" in out
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
-    monkeypatch.setattr(eval_program, "gather", lambda mine: [mine, torch.float32])  # of another process
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("util.device.gather", lambda mine: [mine, torch.float32])  # of another process
     assert "1 already finished" in evaluate(eval_generic, "--data_path", data)[1]
     assert "1 already finished" in evaluate(eval_generic, "--data_path", data, "--no-amp")[1]
 

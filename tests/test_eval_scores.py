@@ -9,7 +9,6 @@ import torch
 import eval_davis
 import eval_davis_2016
 import eval_generic
-import eval_program
 import eval_youtube
 import evaluation
 from datasets.images import write_image, write_mask
@@ -108,7 +107,7 @@ def test_davis_2016_and_testdev(tmp_path, evaluate, engines):
 
 
 def test_ground_truth_beside_the_given_masks(tmp_path, evaluate, engines, monkeypatch):
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)  # for users, not for benchmarks
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)  # for users, not for benchmarks
     data = make_youtube(tmp_path / "data")
     assert "J&F" not in evaluate(eval_youtube, "--yv_path", data)
     check_defaults(tmp_path / "out", "aa", engines, top_k=50)

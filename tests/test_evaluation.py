@@ -62,7 +62,7 @@ def test_davis_2016_is_binary_and_an_imagesets_folder_wins(tmp_path, evaluate):
 @pytest.mark.parametrize("flags", [["--size", "24", "--no-amp"], ["--include_last", "--mem_every", "1"]])
 def test_own_folder_of_any_size_with_late_objects(tmp_path, evaluate, monkeypatch, size, flags):
     """Objects enter at frames 1 and 3; before the first mask everything is background."""
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)
     early, late = blocks(size, 5), blocks(size, 5, 254)
     late[late == 5] = 0
     data = own_data(tmp_path / "data", {"a b": {1: early, 3: late}}, name="frame {}", frames=12)

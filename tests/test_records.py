@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_with_the_video_it_was_killed_in(tmp_path, evaluate
 )
 def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monkeypatch, flags):
     """Bit for bit, wherever it stops, and without writing a mask again."""
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)
     late = blocks((32, 48), 1, 7)
     video = write_video(tmp_path / "clip.mp4", 14, (32, 48))
     write_mask(tmp_path / "first.png", blocks((32, 48), 1))
@@ -124,7 +124,7 @@ def test_an_interrupted_video_goes_on_and_ends_the_same(tmp_path, evaluate, monk
 def test_changed_settings_do_not_pass_for_finished(tmp_path, evaluate, monkeypatch, tiny_network):
     data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}}, frames=3)
     run = ["--data_path", data, "--size", "32"]
-    monkeypatch.setattr(eval_program, "fast_precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.bfloat16)
     assert evaluate(eval_generic, *run)[0] == 0
     save_network(tmp_path / "other.pth", tiny_network("stcn"))
     for flags, setting in (

@@ -12,6 +12,7 @@ import torch
 from datasets.clip import Clip
 from datasets.loader import clip_batches
 from datasets.mixture import build_dataset
+from datasets.video import is_enlarged
 from model.config import NetworkConfig
 from model.network import Network, empty_state, load_weights, save_network
 from model.weights import State, fit_weights, read_network_file
@@ -20,7 +21,7 @@ from training.config import TrainConfig
 from training.folder import earlier_run, run_folder
 from training.logger import Meter, TrainLogger, log
 from training.validation import held_out_videos, validate
-from util.device import fast_precision
+from util.device import shared_precision
 from util.distributed import broadcast, gather, rank, world_size
 from util.errors import InputError
 from util.settings import to_plain
@@ -46,8 +47,8 @@ class Run:
         self.replaced = earlier_run(config)
         scored = ", ".join(sorted(held_out.video.name for held_out in self.held_out))
         val_size = config.validation.val_size
-        small = [held_out.video.name for held_out in self.held_out if min(held_out.video.size) < val_size]
-        enlarged = f", {', '.join(sorted(small))} enlarged" if small else ""  # earlier versions did not enlarge
+        small = sorted(held.video.name for held in self.held_out if is_enlarged(held.video.size, val_size))
+        enlarged = f", {', '.join(small)} enlarged" if small else ""
         self.found = {"data": str(self.dataset), "scored": f"{scored} at {val_size}{enlarged}"}
         self.state = build_state(config, device, self.precision, self.found)
         if len(set(gather(self.state.iteration))) > 1:
@@ -120,7 +121,7 @@ def training_precision(amp: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if device.type == "cpu" and amp == "fp16":
         raise InputError("--amp fp16: needs a GPU; on the CPU use --amp bf16 or none")
-    if device.type == "cpu" and torch.float32 in gather(fast_precision(device)):
+    if device.type == "cpu" and shared_precision(device) is torch.float32:
         log.info("--amp %s: half precision is slower than float32 on this CPU; training in float32", amp)
         return torch.float32
     return torch.bfloat16 if amp == "bf16" else torch.float16

@@ -11,6 +11,7 @@ from typing import get_args
 import torch
 import torch.nn.functional as F
 
+from util.distributed import gather
 from util.errors import InputError
 from util.parallel import cpu_count
 from util.settings import DeviceName
@@ -65,6 +66,12 @@ def fast_precision(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if _bfloat16_pays() else torch.float32
+
+
+def shared_precision(device: torch.device) -> torch.dtype:
+    """`fast_precision` of all processes of a run: float32 if any of them needs it."""
+    found = gather(fast_precision(device))
+    return torch.float32 if torch.float32 in found else found[0]
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

@@ -223,3 +223,4 @@ def test_steps_wait_for_each_other_and_go_on_after_a_failure(page):
         page.key("Control+z")
         page.js("editor.history.busy")
         assert page.js("editor.history.next") == left
+        assert left < 3 or "Failed to fetch" in page.js("document.getElementById('status').textContent")

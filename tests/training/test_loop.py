@@ -197,7 +197,7 @@ def test_killed_worker_ends_in_one_line(flags):
 
 def test_half_precision_that_does_not_pay(run, monkeypatch, capsys, tmp_path):
     """On a CPU without bf16 ``--amp bf16`` trains in float32 and says so."""
-    monkeypatch.setattr("training.run.fast_precision", lambda device: torch.float32)
+    monkeypatch.setattr("util.device.fast_precision", lambda device: torch.float32)
     run("--id", "asked", "--stage", "0", "-i", "1", "--amp", "bf16", *NETWORK)
     messages = capsys.readouterr().err
     assert "--amp bf16: half precision is slower than float32 on this CPU" in messages
