@@ -3,14 +3,14 @@
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from datasets.frames import read_names
 from datasets.listing import SPLITS, davis_videos
-from model.config import MEMORIES, PROTOCOL
+from model.config import MAX_BIAS, MEMORIES, PROTOCOL, InferenceSettings
 from util.errors import InputError, Parser
 from util.settings import DeviceName
 
@@ -34,16 +34,11 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     add("--model", type=Path, required=True, metavar="FILE", help=model_help)
     output_help = "where to write the results; videos and frames in it that an earlier run has finished are kept"
     add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
-    parser.set_defaults(protocol={"top_k": top_k, **PROTOCOL})
-    top_help = f"number of memory positions that each pixel reads (default {top_k})"
-    add("--top", type=_at_least(1), dest="top_k", metavar="K", help=top_help)
-    add("--mem_every", type=_at_least(1), metavar="N", help="memorise every N-th frame (default 3)")
-    last_help = "also read the previous frame as temporary memory (default: no)"
-    add("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
-    local_help = "drop parts of an object that are not connected to its place in the frame before (default: no)"
-    add("--local", action=argparse.BooleanOptionalAction, help=local_help)
+    protocol = {"top_k": top_k, **PROTOCOL}
+    parser.set_defaults(protocol=protocol)
+    add_inference_flags(parser, protocol)
     recommended_help = (
-        "replace the four defaults above by what the weights recommend, if they do"
+        "replace the five defaults above by what the weights recommend, if they do"
         f" (default: {'yes' if for_users else 'no, as the published results were measured'})"
     )
     add("--recommended", action=argparse.BooleanOptionalAction, default=for_users, help=recommended_help)
@@ -73,6 +68,25 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     return parser
 
 
+def add_inference_flags(parser: argparse._ActionsContainer, defaults: Mapping[str, Any]) -> None:
+    """The flags for `InferenceSettings.of`, None unless given; their help names the ``defaults``, if there are any."""
+    helps = {
+        "top_k": "number of memory positions that each pixel reads",
+        "mem_every": "memorise every N-th frame",
+        "include_last": "also read the previous frame as temporary memory",
+        "local": "drop parts of an object that are not connected to its place in the frame before",
+        "given_bias": "add B to the similarity of memory positions of given masks, so that they count e^B times",
+    }
+    for name, default in defaults.items():
+        helps[name] += f" (default: {'no' if default is False else default})"
+    add = parser.add_argument
+    add("--top", type=_at_least(1), dest="top_k", metavar="K", help=helps["top_k"])
+    add("--mem_every", type=_at_least(1), metavar="N", help=helps["mem_every"])
+    add("--include_last", action=argparse.BooleanOptionalAction, help=helps["include_last"])
+    add("--local", action=argparse.BooleanOptionalAction, help=helps["local"])
+    add("--given_bias", type=_bias, metavar="B", help=helps["given_bias"])
+
+
 def video_names(text: str) -> list[str]:
     """The names in a flag's value, or in the text file that it names. Raises ArgumentTypeError for a faulty file."""
     if not os.path.isfile(text):  # noqa: PTH113  # `Path.is_file` refuses what is longer than a file's name may be
@@ -89,6 +103,13 @@ def _frame_rate(text: str) -> Fraction:
     if not match or not 0.01 <= Fraction(text) <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r}: expected frames per second, such as 25 or 30000/1001")
     return Fraction(text)
+
+
+def _bias(text: str) -> float:
+    try:
+        return InferenceSettings(given_bias=float(text)).given_bias or 0.0
+    except (ValueError, InputError):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to {MAX_BIAS}") from None
 
 
 def _at_least(minimum: int) -> Callable[[str], int]:

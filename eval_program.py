@@ -43,11 +43,11 @@ def run(
     divide_cores(device)
     network = load_network(args.model, device)
     config = network.config = dataclasses.replace(network.config, memory=args.memory or network.config.memory)
-    given = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
+    given = InferenceSettings.of(args).given()
     recommended = network.recommended.given() if args.recommended else {}
     inference = args.protocol | recommended | given
-    top_k = inference.pop("top_k")
-    settings |= {"model": sha256_of(args.model), "top_k": top_k}
+    top_k, given_bias = inference.pop("top_k"), inference.pop("given_bias")
+    settings |= {"model": sha256_of(args.model), "top_k": top_k, "given_bias": given_bias}
     settings |= {
         "memory": config.memory,
         "max_memory_frames": args.max_memory_frames,
@@ -72,7 +72,7 @@ def run(
             videos,
             args.output,
             adapt=adapt,
-            make_memory=partial(make_memory, config, top_k, args.max_memory_frames),
+            make_memory=partial(make_memory, config, top_k, args.max_memory_frames, given_bias),
             device=device,
             **inference,
             precision=precision,

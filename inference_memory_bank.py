@@ -37,12 +37,16 @@ class MemoryConfig(Protocol):
 
 
 def make_memory(
-    config: MemoryConfig, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0
+    config: MemoryConfig,
+    top_k: int | None = None,
+    max_frames: int | None = None,
+    given_bias: float = 0.0,
+    reserve: int = 0,
 ) -> "SpaceTimeMemory | GlobalContextMemory":
     """An empty memory of the type that a network's config names; for the other arguments see `SpaceTimeMemory`."""
     if config.memory == "global_context":
         return GlobalContextMemory(config.gc_norm, config.gc_update)
-    return SpaceTimeMemory(top_k, max_frames, reserve)
+    return SpaceTimeMemory(top_k, max_frames, given_bias, reserve)
 
 
 class _Entry(NamedTuple):
@@ -60,11 +64,15 @@ class SpaceTimeMemory:
         top_k: positions per query that enter the softmax, all N if there are fewer; None: always all.
         max_frames: number of frames to keep, at least 2: the permanent ones and the most recent others, of which one is
             kept even if there are ``max_frames`` permanent ones. None keeps all.
+        given_bias: is added to the similarity of all positions of permanent frames, whose masks are given, so that they
+            count e to the power of it times as much as those of predicted ones, whose errors add up.
         reserve: number of frames to allocate for at the first ``add``.
     """
 
-    def __init__(self, top_k: int | None = None, max_frames: int | None = None, reserve: int = 0):
-        self.top_k, self.max_frames = top_k, max_frames
+    def __init__(
+        self, top_k: int | None = None, max_frames: int | None = None, given_bias: float = 0.0, reserve: int = 0
+    ):
+        self.top_k, self.max_frames, self.given_bias = top_k, max_frames, given_bias
         self.reserve = min(reserve, RESERVE_LIMIT if max_frames is None else max_frames + 1)
         self._keys = self._values = torch.empty(0)  # buffers B×(positions, not all in use)×channels
         self._objects = 0
@@ -88,6 +96,8 @@ class SpaceTimeMemory:
         if not self._length:
             self._keys, self._values, self._objects = keys[:, :0], values[:, :0], value.shape[1]
         slot = len(self._entries) if temporary else self._new_entry(frame, permanent)
+        if not temporary and self._entries[slot].permanent:
+            keys[..., -1] += self.given_bias
         self._per_frame = keys.shape[1]
         self._length = (len(self._entries) + temporary) * self._per_frame
         self._keys = self._written(self._keys, keys, slot * self._per_frame)

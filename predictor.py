@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import count
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from datasets.video import Video, VideoFrame, fit_mask, with_given
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from labels import confidences, object_map
-from model.config import PROTOCOL, InferenceSettings
+from model.config import PROTOCOL, InferenceSettings, check_whole
 from model.network import Network, load_network
 from model.optimized import optimized_copy
 from model.weights import weights_file
@@ -119,8 +118,8 @@ class VideoPredictor:
     Args:
         network: in eval mode, on the device to run on.
         size: shorter side at inference, at most twice that of the video; results have the video's size.
-        top_k, mem_every, include_last, local: as in ``eval_generic.py``; by default what the weights recommend, else
-            50, 3, False and False.
+        top_k, mem_every, include_last, local, given_bias: as in ``eval_generic.py``; by default what the weights
+            recommend, else 50, 3, False, False and 0.
         max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.
         amp: half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions. An optimized network
             keeps the precision that it was made for.
@@ -137,18 +136,17 @@ class VideoPredictor:
         mem_every: int | None = None,
         include_last: bool | None = None,
         local: bool | None = None,
+        given_bias: float | None = None,
         max_memory_frames: int | None = None,
         amp: bool = True,
     ):
-        least_values = {"size": 1, "top_k": 1, "mem_every": 1, "max_memory_frames": 2}
-        for (name, least), value in zip(least_values.items(), (size, top_k, mem_every, max_memory_frames), strict=True):
-            if value is not None and not (isinstance(value, Integral) and value >= least):
-                raise InputError(f"{name}={value!r}: expected a whole number from {least}")
+        check_whole("size", size, 1)
+        check_whole("max_memory_frames", max_memory_frames, 2)
         self.network, self.size, self.max_memory_frames = network, size, max_memory_frames
         self.device = network.mean.device
-        given = InferenceSettings(top_k, mem_every, include_last, local).given()
+        given = InferenceSettings(top_k, mem_every, include_last, local, given_bias).given()
         settings = DEFAULTS | network.recommended.given() | given
-        self.top_k, self.mem_every, self.include_last, self.local = (settings[name] for name in DEFAULTS)
+        self.top_k, self.mem_every, self.include_last, self.local, self.given_bias = settings.values()
         self.precision = network.optimized or (fast_precision(self.device) if amp else torch.float32)
         if not amp and self.precision is not torch.float32:
             raise InputError(f"amp=False: the network was optimized for {self.precision}; expected torch.float32")
@@ -240,5 +238,5 @@ class VideoPredictor:
 
     def _make_core(self, max_frames: int | None, length: int) -> InferenceCore:
         reserve = length // self.mem_every + 2
-        memory = partial(make_memory, self.network.config, self.top_k, max_frames, reserve=reserve)
+        memory = partial(make_memory, self.network.config, self.top_k, max_frames, self.given_bias, reserve)
         return InferenceCore(self.network, memory, self.mem_every, self.include_last, self.local)

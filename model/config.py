@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ Preset = Literal["gsfm", "stcn", "gsfm-small", "gc"]
 
 MEMORIES: tuple[str, ...] = get_args(MemoryName)
 MAX_CHANNELS = 4096
+MAX_BIAS = 100
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,34 @@ class InferenceSettings:
     mem_every: int | None = None  # Memorise every N-th frame.
     include_last: bool | None = None  # Also read the previous frame as temporary memory.
     local: bool | None = None  # Drop parts of an object away from its place in the previous frame.
+    given_bias: float | None = None  # What a given mask counts more than a result in the memory, see `SpaceTimeMemory`.
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for numbers below 1."""
+        """Raises `InputError` for numbers out of range."""
         for name in ("top_k", "mem_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"recommended {name}={value}: expected at least 1")
+            check_whole(name, getattr(self, name), 1)
+        bias = self.given_bias
+        if bias is not None and not (isinstance(bias, Real) and 0 <= bias <= MAX_BIAS):
+            raise InputError(f"given_bias={bias!r}: expected a number from 0 to {MAX_BIAS}")
+
+    @classmethod
+    def of(cls, source: object) -> InferenceSettings:
+        """From attributes of the same names, such as those of parsed flags."""
+        return cls(**{field.name: getattr(source, field.name) for field in fields(cls)})
 
     def given(self) -> dict[str, Any]:
         """The settings that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raises `InputError` for a setting that is neither None nor a whole number from ``least``."""
+    if value is not None and not (isinstance(value, Integral) and value >= least):
+        raise InputError(f"{name}={value!r}: expected a whole number from {least}")
+
+
 # The settings with which the published results were measured, but for ``top_k``, which differs between benchmarks.
-PROTOCOL: dict[str, Any] = {"mem_every": 3, "include_last": False, "local": False}
+PROTOCOL: dict[str, Any] = {"mem_every": 3, "include_last": False, "local": False, "given_bias": 0.0}
 
 _STCN = {"lfm": False, "hfm": False, "memory": "space_time", "key_dim": 64}
 _GSFM = _STCN | {"lfm": True, "hfm": True}

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import util.interrupt  # noqa: F401
 
 # isort: split
-import argparse
 import dataclasses
 
+from eval_flags import add_inference_flags
 from model.config import InferenceSettings, NetworkConfig
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import check_output
@@ -38,14 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--average", type=Path, nargs="+", default=[], metavar="FILE", help=average_help)
     advice = parser.add_argument_group("evaluation settings to recommend (own format only; default: keep the source's)")
-    advice.add_argument("--top", type=int, dest="top_k", metavar="K", help="memory positions that each pixel reads")
-    advice.add_argument("--mem_every", type=int, metavar="N", help="memorise every N-th frame")
-    last_help = "also read the previous frame as temporary memory"
-    advice.add_argument("--include_last", action=argparse.BooleanOptionalAction, help=last_help)
-    local_help = "drop parts of an object that are not connected to its place in the frame before"
-    advice.add_argument("--local", action=argparse.BooleanOptionalAction, help=local_help)
+    add_inference_flags(advice, {})
     args = parser.parse_args(arguments)
-    advised = InferenceSettings(args.top_k, args.mem_every, args.include_last, args.local).given()
+    advised = InferenceSettings.of(args).given()
     if args.to == "reference" and (args.half or advised):
         raise InputError("--to reference: files of the reference programs hold float32 weights and nothing else")
     check_output(args.target, [])

@@ -89,14 +89,15 @@ def test_recommended_settings_are_stored_with_the_weights(tiny_network, tmp_path
     assert load_network(tmp_path / "advised.pth").recommended == InferenceSettings(
         top_k=30, include_last=True, local=True
     )
-    convert([advised, half, "--half", "--mem_every", "5", "--no-include_last"])  # keeps what it does not change
-    recommended = InferenceSettings(top_k=30, mem_every=5, include_last=False, local=True)
+    flags = ["--half", "--mem_every", "5", "--no-include_last", "--given_bias", "1.5"]
+    convert([advised, half, *flags])  # keeps what it does not change
+    recommended = InferenceSettings(top_k=30, mem_every=5, include_last=False, local=True, given_bias=1.5)
     network = load_network(tmp_path / "half.pth")
     assert network.recommended == recommended
     save_network(tmp_path / "again.pth", network)
     assert load_network(tmp_path / "again.pth").recommended == recommended
     contents = torch.load(own, weights_only=True)
-    for wrong in ({"top_k": 0}, {"mem_every": "5"}, {"size": 480}, 3):
+    for wrong in ({"top_k": 0}, {"mem_every": "5"}, {"given_bias": -1}, {"size": 480}, 3):
         torch.save(contents | {"recommended": wrong}, tmp_path / "wrong.pth")
         with pytest.raises(InputError, match="wrong.pth: recommended"):
             load_network(tmp_path / "wrong.pth")

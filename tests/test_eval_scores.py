@@ -47,17 +47,22 @@ def engines(monkeypatch):
 def check_defaults(output, video, engines, top_k, precision="float32"):
     """The published settings, in the engine and in the record of the results."""
     used = json.loads((output / f".records/{video}.json").read_text())["made_with"]
-    expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "size": 480, "precision": precision}
+    expected = {"top_k": top_k, "mem_every": 3, "include_last": False, "given_bias": 0.0}
+    expected |= {"size": 480, "precision": precision}
     assert {name: used[name] for name in expected} == expected
     assert (used["max_memory_frames"], used["memory"]) == (None, "space_time")
-    engine = engines[-1]
-    assert (engine.make_memory().top_k, engine.mem_every, engine.include_last, engine.local) == (top_k, 3, False, False)
+    assert settings_of(engines[-1]) == (top_k, 3, False, False, 0.0)
+
+
+def settings_of(engine):
+    memory = engine.make_memory()
+    return memory.top_k, engine.mem_every, engine.include_last, engine.local, memory.given_bias
 
 
 def test_recommended_settings(tmp_path, evaluate, engines, tiny_network):
     """Used by eval_generic.py, by a benchmark only on request; flags win."""
     network = tiny_network()
-    network.recommended = InferenceSettings(top_k=7, mem_every=2, include_last=True, local=True)
+    network.recommended = InferenceSettings(top_k=7, mem_every=2, include_last=True, local=True, given_bias=1.5)
     save_network(tmp_path / "w.pth", network)
     add_video(tmp_path / "2016", "camel", 3, binary=True)
     own = tmp_path / "own"
@@ -65,17 +70,16 @@ def test_recommended_settings(tmp_path, evaluate, engines, tiny_network):
     write_mask(own / "Annotations/v/00000.png", ids_at(0, 1))
     benchmark = [eval_davis_2016, "--davis_path", tmp_path / "2016", "--videos", "camel"]
     for script, *flags, expected in (
-        (eval_generic, "--data_path", own, (7, 2, True, True)),
-        (eval_generic, "--data_path", own, "--top", 9, "--no-include_last", (9, 2, False, True)),
-        (eval_generic, "--data_path", own, "--no-recommended", (50, 3, False, False)),
-        (*benchmark, (20, 3, False, False)),
-        (*benchmark, "--recommended", "--mem_every", 5, (7, 5, True, True)),
-        (*benchmark, "--recommended", "--no-local", (7, 2, True, False)),
+        (eval_generic, "--data_path", own, (7, 2, True, True, 1.5)),
+        (eval_generic, "--data_path", own, "--top", 9, "--no-include_last", (9, 2, False, True, 1.5)),
+        (eval_generic, "--data_path", own, "--no-recommended", (50, 3, False, False, 0.0)),
+        (*benchmark, (20, 3, False, False, 0.0)),
+        (*benchmark, "--recommended", "--mem_every", 5, (7, 5, True, True, 1.5)),
+        (*benchmark, "--recommended", "--no-local", "--given_bias", 0.5, (7, 2, True, False, 0.5)),
     ):
         printed = evaluate(script, "--model", tmp_path / "w.pth", "--overwrite", *flags)
-        engine = engines[-1]
-        assert (engine.make_memory().top_k, engine.mem_every, engine.include_last, engine.local) == expected
-        assert ("the weights recommend" in printed) == (expected not in ((50, 3, False, False), (20, 3, False, False)))
+        assert settings_of(engines[-1]) == expected
+        assert ("the weights recommend" in printed) == (expected[1:] != (3, False, False, 0.0))
 
 
 def add_video(base, name, frames, masks=None, binary=False):

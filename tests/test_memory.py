@@ -20,6 +20,7 @@ MEMORIES: dict[str, Callable] = {
     **{name: partial(make_memory, NetworkConfig.preset("stcn", memory=name)) for name in CONFIGURED},
     "top_k": lambda: SpaceTimeMemory(top_k=7),
     "bounded": lambda: SpaceTimeMemory(top_k=7, max_frames=3),
+    "biased": lambda: SpaceTimeMemory(given_bias=1.5),
     "context_mean": lambda: GlobalContextMemory(norm="mean"),
     "context_anchored": lambda: GlobalContextMemory(update="anchored"),
 }
@@ -69,6 +70,21 @@ def test_devices_without_embedding_bag(budget, monkeypatch):
     monkeypatch.setattr(attention, "GATHER_DEVICES", ("cpu",))
     monkeypatch.setattr(attention, "AFFINITY_BUDGET", budget)
     assert torch.allclose(memory.read(query), expected, atol=1e-5)
+
+
+def test_given_masks_count_several_times():
+    """With a bias of ln 3, a permanent frame counts three times, also where it replaces another; others count once."""
+    memory, query, (first, given, other) = (
+        SpaceTimeMemory(given_bias=math.log(3)),
+        torch.randn(1, 8, 3, 4),
+        [frame() for _ in range(3)],
+    )
+    memory.add(*first, frame=0, permanent=True)
+    memory.add(*frame(), frame=4, permanent=True)
+    memory.add(*given, frame=4)
+    memory.add(*other, frame=5)
+    memory.add(*other, temporary=True)
+    assert torch.allclose(memory.read(query), plain_space_time([first, given] * 3 + [other] * 2, query), atol=1e-5)
 
 
 def test_large_similarities_stay_finite():

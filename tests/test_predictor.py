@@ -143,16 +143,21 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
 
     def settings(**given):
         predictor = VideoPredictor(network, **given)
-        return predictor.top_k, predictor.mem_every, predictor.include_last, predictor.local
+        core = predictor._make_core(None, 0)
+        memory = core.make_memory()
+        return memory.top_k, core.mem_every, core.include_last, core.local, memory.given_bias
 
-    assert settings() == (50, 3, False, False)
-    network.recommended = InferenceSettings(top_k=9, include_last=True, local=True)
-    assert settings() == (9, 3, True, True)
-    assert settings(top_k=4, include_last=False, local=False) == (4, 3, False, False)
+    assert settings() == (50, 3, False, False, 0.0)
+    network.recommended = InferenceSettings(top_k=9, include_last=True, local=True, given_bias=1.5)
+    assert settings() == (9, 3, True, True, 1.5)
+    assert settings(top_k=4, include_last=False, local=False, given_bias=0) == (4, 3, False, False, 0.0)
     faulty = {"size": 0, "top_k": "3", "mem_every": 1.5, "max_memory_frames": 1}
     for name, value in faulty.items():
         with pytest.raises(InputError, match=f"{name}={value!r}: expected a whole number from"):
             VideoPredictor(network, **{name: value})
+    for bias in (-0.5, 101, float("nan"), "2"):
+        with pytest.raises(InputError, match="given_bias=.*: expected a number from 0 to 100"):
+            VideoPredictor(network, given_bias=bias)
 
 
 def test_an_optimized_network_keeps_its_precision(tiny_network, monkeypatch):
