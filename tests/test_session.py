@@ -231,6 +231,41 @@ def test_cancelling_keeps_results_and_goes_on(new_session):
     np.testing.assert_array_equal(results(session), results(whole))
 
 
+CHANGES = {
+    "annotate": lambda session: session.annotate(6, mask(1, 2, shift=9)),
+    "take back": lambda session: [session.annotate(6, mask(1, 2)), session.forget(6)],
+    "forget": lambda session: session.forget(5),
+    "remove": lambda session: session.remove(2),
+    "new object": lambda session: session.annotate(6, mask(3)),
+}
+
+
+@pytest.mark.parametrize("amid", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_masks_may_change_during_a_propagation(new_session, change, amid):
+    """It stops, for what it is made from is the past, and the next one equals that of a fresh session."""
+    session, fresh = new_session(), new_session()
+    for each in (session, fresh):
+        for index, ids in ((0, (1, 2)), (3, (1, 2)), (5, (1,)), (12, (1, 2))):
+            each.annotate(index, mask(*ids, shift=index))
+    image, reads = session._image, iter(range(1000))
+
+    def on_frame(progress):
+        return amid or progress.done != 7 or CHANGES[change](session)
+
+    def read(index):  # as another thread does
+        if amid and next(reads) == 6:
+            CHANGES[change](session)
+        return image(index)
+
+    session._image = read
+    assert not session.propagate(on_frame=on_frame)
+    assert not all(session.is_current(index) for index in range(LENGTH))
+    CHANGES[change](fresh)
+    assert session.propagate() and fresh.propagate()
+    np.testing.assert_array_equal(results(session), results(fresh))
+
+
 def test_a_correction_helps_the_frames_around_it():
     """Discs that a trained network loses when the colours of the video are inverted half way."""
     frames, truth = discs(3, 12, size=96, objects=1)
