@@ -160,6 +160,23 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
             VideoPredictor(network, given_bias=bias)
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_type_of_the_caller_does_not_matter(tiny_weights, default):
+    def results():
+        session = VideoPredictor.load(tiny_weights, "cpu", size=32, amp=False).session(pictures(4))
+        session.annotate(0, blocks(SIZE, 1, 2))
+        session.annotate(3, blocks(SIZE, 2, 1))
+        session.propagate()
+        return [session.result(index).ids for index in range(4)]
+
+    expected = results()
+    torch.set_default_dtype(default)
+    try:
+        np.testing.assert_array_equal(results(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_an_optimized_network_keeps_its_precision(tiny_network, monkeypatch):
     monkeypatch.setattr("predictor.fast_precision", lambda device: torch.bfloat16)
     network = tiny_network()
