@@ -88,7 +88,8 @@ def check_image(image: np.ndarray, name: str, size: tuple[int, int] | None = Non
         raise InputError(f"{name}: is a {found}; expected an array of H×W×3 uint8 RGB")
     if size is not None and image.shape[:2] != size or not image.size:
         raise InputError(f"{name}: is {image.shape[1]}×{image.shape[0]} pixels; expected one size for all frames")
-    return np.ascontiguousarray(image)  # PyTorch takes no negative strides, as of frame[..., ::-1]
+    # PyTorch takes no negative strides, as of frame[..., ::-1], and warns of what is read-only, as of np.frombuffer.
+    return np.require(image, requirements=["C", "W"])
 
 
 def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_given_masks_are_results_as_they_are(predictor):
 
 
 def test_views_are_frames(predictor):
-    """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours."""
+    """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours, and what is read from a pipe."""
     small = [np.ascontiguousarray(frame[:32, :48]) for frame in pictures(3)]  # are not resized
     views = [np.ascontiguousarray(frame[::-1, :, ::-1])[::-1, :, ::-1] for frame in small]
     mask = {0: blocks((32, 48), 1)}
@@ -79,6 +80,10 @@ def test_views_are_frames(predictor):
     session = predictor.session(views)
     session.annotate(0, mask[0])
     assert session.propagate()
+    piped = [np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape) for frame in small]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(predictor.segment(piped, mask))) == 3
 
 
 def test_an_endless_stream_is_lazy_and_bounded(predictor, monkeypatch):
