@@ -183,12 +183,11 @@ class VideoPredictor:
             masks: frame number, from 0 → mask of the objects that appear there or are corrected: a file or an H×W array
                 of ids from 1 (0: background).
             complete: objects that a mask does not hold are absent until a later mask holds them.
-        Raises `InputError` at once for bad masks and videos, and later for a damaged frame or a mask behind the end.
+        Raises `InputError` at once for bad masks and videos, and later for a damaged frame, or a mask behind the end of
+        a stream or a video file.
         """
         opened = open_video(video, self.size)
-        given = _load_masks(
-            masks, opened.size, opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None
-        )
+        given = _load_masks(masks, opened.size, None if opened.outputs is None else opened.num_frames)
         bound = self.max_memory_frames
         if bound is None and not opened.sources and not opened.num_frames:
             bound = STREAM_FRAMES

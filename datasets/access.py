@@ -40,8 +40,9 @@ def open_video(source: Source, short_side: int) -> Video:
             image = check_image(array, f"frame {index}", size)
             yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
 
-    length = len(source) if isinstance(source, list | tuple | np.ndarray) else 0
-    return Video("video", size, length, None, Fraction(24), (), (), jobs, 0, dict, partial(open_frames, source))
+    names = tuple(f"{i:05d}" for i in range(len(source))) if isinstance(source, list | tuple | np.ndarray) else None
+    frames = partial(open_frames, source)
+    return Video("video", size, len(names or ()), names, Fraction(24), (), (), jobs, 0, dict, frames)
 
 
 @cache

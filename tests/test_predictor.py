@@ -143,6 +143,13 @@ def test_bad_input(predictor, case):
         list(predictor.segment(*make()))
 
 
+def test_a_mask_behind_the_end_is_an_error_at_once(predictor, tmp_path):
+    folder = own_data(tmp_path, {"a": {0: blocks(SIZE, 1)}}, frames=3) / "JPEGImages/a"
+    for video in (folder, pictures(3)):
+        with pytest.raises(InputError, match="no frame 3; expected a whole number from 0 to 2"):
+            predictor.segment(video, {0: blocks(SIZE, 1), 3: blocks(SIZE, 1)})
+
+
 def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     network = tiny_network()
 
