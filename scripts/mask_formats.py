@@ -55,14 +55,18 @@ def detect(path: Path) -> Format:
 def read_frames(path: Path, source: Format) -> Iterator[Frame]:
     """The annotated frames of a file or folder. Raises `InputError` that names the file for whatever it cannot read."""
     reader = READERS[source]
-    found = False
+    seen: set[tuple[str, str]] = set()
     for file in _files(path, reader.suffix) if reader.suffix else [path]:
         video = "" if file.parent == path or file == path else file.parent.relative_to(path).as_posix()
         try:
             for frame in reader.read(file, video):
                 if any(mask.shape != frame.size for _, mask in frame.objects):
                     raise ValueError(f"the masks of frame {frame.name} differ in size")
-                found = True
+                if (frame.video, frame.name) in seen:
+                    where = f" of {frame.video}" * bool(frame.video)
+                    fault = f"frame {frame.name}{where} occurs twice"
+                    raise InputError(f"{file}: {fault}; expected names that differ in more than the suffix")
+                seen.add((frame.video, frame.name))
                 yield frame
         except InputError:
             raise
@@ -70,7 +74,7 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{file}: cannot be read as {source} ({type(error).__name__}: {error})") from error
-    if not found:
+    if not seen:
         raise InputError(f"{path}: holds no annotated frame; expected {source}")
 
 

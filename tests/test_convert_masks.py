@@ -249,6 +249,22 @@ def test_bad_annotations_are_one_line(tmp_path, capsys, change, message):
     assert message in error and str(tmp_path / "in") in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("names", [("1.jpg", "1.png"), ("1.jpg", "1.jpg"), ("shot.0001", "shot.0002")])
+def test_images_whose_masks_would_replace_each_other(tmp_path, capsys, names):
+    images = [{"id": i, "file_name": f"v/{name}", **FRAME} for i, name in enumerate(names)]
+    (tmp_path / "in.json").write_text(json.dumps({"images": images, "annotations": []}))
+    (tmp_path / "in.xml").write_text(
+        "<annotations>"
+        + "".join(f'<image name="v/{name}" height="8" width="10"/>' for name in names)
+        + "</annotations>"
+    )
+    for source in ("in.json", "in.xml"):
+        with pytest.raises(SystemExit) as end:
+            convert([str(tmp_path / source), str(tmp_path / f"out_{source}")])
+        stem = names[0].partition(".")[0]
+        assert end.value.code == 2 and f"{source}: frame {stem} of v occurs twice" in capsys.readouterr().err
+
+
 def test_other_bad_input(tmp_path, capsys, monkeypatch):
     outside = {"images": [{"id": 1, "file_name": "../../x.jpg", "height": 8, "width": 10}], "annotations": []}
     (tmp_path / "outside.json").write_text(json.dumps(outside))
