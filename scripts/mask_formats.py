@@ -253,6 +253,7 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
 def _read_coco(path: Path, _: str) -> Iterator[Frame]:
     """Objects have no identity across images unless annotations have a ``track_id``; else they are numbered."""
     content = read_json(path, "annotations in the format of COCO")
+    _note_left_out(content, "image", path)
     key = _coco_keys(content["annotations"])
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
@@ -264,6 +265,13 @@ def _read_coco(path: Path, _: str) -> Iterator[Frame]:
             for number, annotation in enumerate(by_image.get(image["id"], []), 1)
         ]
         yield Frame(*_split(image["file_name"], path), size, objects)
+
+
+def _note_left_out(content: dict[str, Any], kind: Literal["image", "video"], path: Path) -> None:
+    """Print how many annotations belong to no image or video of the file, as where one id is a number, one text."""
+    listed = {entry["id"] for entry in content[f"{kind}s"]}
+    if count := sum(annotation[f"{kind}_id"] not in listed for annotation in content["annotations"]):
+        print(f"{path}: {count} annotations are left out, as their {kind}_id is the id of no {kind} in it")
 
 
 def _coco_keys(annotations: Sequence[dict[str, Any]]) -> Callable[[dict[str, Any], int], str]:
@@ -294,6 +302,7 @@ def _coco_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
     content = read_json(path, "annotations in the format of YouTube-VIS")
+    _note_left_out(content, "video", path)
     key = _coco_keys(content["annotations"])
     for video in content["videos"]:
         size = _size(video["height"], video["width"])

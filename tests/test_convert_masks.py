@@ -94,7 +94,7 @@ def test_cvat(tmp_path):
     assert np.array_equal(masks["00007.png"], square()) and np.array_equal(masks["00008.png"], 2 * square())
 
 
-def test_coco_and_youtube_vis(tmp_path):
+def test_coco_and_youtube_vis(tmp_path, capsys):
     runs = {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}  # column by column: the square
     flat = [[number for point in SQUARE for number in point]]
     image = {"id": 5, "file_name": "v/1.jpg", "height": 8, "width": 10}
@@ -103,6 +103,7 @@ def test_coco_and_youtube_vis(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps({"images": [image], "annotations": annotations[:1]}))
     convert([str(tmp_path / "coco.json"), str(tmp_path / "coco")])
     assert np.array_equal(masks_in(tmp_path / "coco")["v/1.png"], 12 * square())
+    assert "left out" not in capsys.readouterr().out
 
     video = {"id": 3, "file_names": ["v/00000.jpg", "v/00005.jpg"], "height": 8, "width": 10, "length": 2}
     tracks = [{"video_id": 3, "segmentations": [None, runs]}, {"video_id": 3, "segmentations": [flat, None]}]
@@ -110,6 +111,14 @@ def test_coco_and_youtube_vis(tmp_path):
     convert([str(tmp_path / "vis.json"), str(tmp_path / "vis")])
     masks = masks_in(tmp_path / "vis")
     assert np.array_equal(masks["v/00000.png"], 2 * square()) and np.array_equal(masks["v/00005.png"], square())
+
+    for name, contents in {
+        "image": {"images": [image], "annotations": [annotations[0] | {"image_id": "5"}]},
+        "video": {"videos": [video], "annotations": [tracks[0], tracks[1] | {"video_id": 4}]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
+        convert([str(tmp_path / f"{name}.json"), str(tmp_path / name)])
+        assert f"{name}.json: 1 annotations are left out, as their {name}_id is" in capsys.readouterr().out
 
 
 FRAME = {"height": 8, "width": 10}
