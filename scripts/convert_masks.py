@@ -140,7 +140,8 @@ def write_cvat(target: Path, masks: Iterable[IdMask]) -> None:
             attributes["rle"] = ", ".join(map(str, np.diff(edges, prepend=0)))
             ET.SubElement(image, "mask", attributes | {name: str(value) for name, value in place.items()})
     ET.indent(root)
-    write_bytes(target, ET.tostring(root, encoding="utf-8", xml_declaration=True))
+    # Not encoded by ElementTree, which turns names that are not UTF-8 into what no reader takes.
+    write_bytes(target, b"<?xml version='1.0' encoding='utf-8'?>\n" + ET.tostring(root, "unicode").encode())
 
 
 def write_coco(target: Path, masks: Iterable[IdMask]) -> None:

@@ -274,6 +274,18 @@ def test_images_whose_masks_would_replace_each_other(tmp_path, capsys, names):
         assert end.value.code == 2 and f"{source}: frame {stem} of v occurs twice" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_names_that_xml_cannot_hold(tmp_path, capsys):
+    write_mask(tmp_path / "in/ü/1.png", square())
+    convert([str(tmp_path / "in"), str(tmp_path / "good.xml"), "--to", "cvat"])
+    convert([str(tmp_path / "good.xml"), str(tmp_path / "back")])
+    assert masks_in(tmp_path / "back").keys() == {"ü/1.png"}
+    write_mask(tmp_path / "in/\udcff/1.png", square())
+    with pytest.raises(SystemExit) as end:
+        convert([str(tmp_path / "in"), str(tmp_path / "bad.xml"), "--to", "cvat"])
+    assert end.value.code == 2 and "expected UTF-8" in capsys.readouterr().err
+
+
 def test_other_bad_input(tmp_path, capsys, monkeypatch):
     outside = {"images": [{"id": 1, "file_name": "../../x.jpg", "height": 8, "width": 10}], "annotations": []}
     (tmp_path / "outside.json").write_text(json.dumps(outside))
