@@ -169,6 +169,9 @@ class Workspace:
         ``stale``: it is out of date already. ``keep``: keep what it replaces, see `mask`. Raises `InputError`.
         """
         with self.lock:
+            if stale and index in self.confidence.keys() - self.stale:
+                self.stale.add(index)
+                self.save()  # before the result, so that a kill leaves none that seems to be up to date
             path = self._path("results", index)
             if keep and path.is_file():
                 write_bytes(self._path("before", index), path.read_bytes())

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -92,6 +94,33 @@ def test_nothing_is_lost_by_kill(chromium, clip, tmp_path, tiny_weights):
 
 MASK = np.zeros(SIZE, np.uint8)
 MASK[20:60, 30:80] = 1
+
+
+def killed(change: Callable[[], object], files: int) -> None:
+    """What a kill leaves of a change: it ends before another than the first so many files is written."""
+    left, replace = iter(range(files)), Path.replace
+
+    def end(path: Path, target: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "replace", end)
+        change()
+
+
+@pytest.mark.parametrize("files", range(5))
+def test_half_a_propagation_is_not_taken_for_a_whole_one_after_a_kill(clip, tmp_path, files):
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    matte = {1: np.zeros((6, 8), np.uint8)}
+    workspace.put_user_mask(0, MASK, False)
+    workspace.put_result(2, MASK, 1.0, matte, stale=False, keep=False)
+    workspace.stale_is_known = True
+    workspace.save()
+    killed(lambda: workspace.put_result(2, np.roll(MASK, 9), 0.5, matte, stale=True, keep=True), files)
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    assert workspace.stale == {2} or np.array_equal(workspace.mask(2), MASK)
 
 
 @pytest.fixture
