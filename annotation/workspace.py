@@ -146,12 +146,13 @@ class Workspace:
                 self.save()
                 path.unlink(missing_ok=True)
                 return
-            if was_known:
-                self.save()  # before the mask, so that a kill leaves no result that seems to be made from it
+            unnamed = sorted(mask_ids(ids) - self.objects.keys())
+            self.objects |= {object_id: f"object {object_id}" for object_id in unnamed}
+            if was_known or unnamed:
+                # Before the mask, so that a kill leaves no result that seems to be made from it, and no unnamed object.
+                self.save()
             write_mask(path, ids)
             self.users[index] = complete
-            for object_id in sorted(mask_ids(ids)):
-                self.objects.setdefault(object_id, f"object {object_id}")
             self.save()
 
     def put_result(
@@ -196,7 +197,6 @@ class Workspace:
     def remove_object(self, object_id: int) -> None:
         """Remove an object from all masks and results."""
         with self.lock:
-            self.objects.pop(object_id, None)
             for index, complete in list(self.users.items()):
                 ids = self._read("Annotations", index)
                 if (ids == object_id).any():
@@ -207,6 +207,7 @@ class Workspace:
                 ids = self._read("results", index)
                 if (ids == object_id).any():
                     write_mask(self._path("results", index), np.where(ids == object_id, np.uint8(0), ids))
+            self.objects.pop(object_id, None)  # last: after a kill it is there to be removed again
             self.save()
 
     def save(self) -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from annotate import list_videos, session_opener
+from annotation.export import export
 from annotation.runs import pack, unpack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
@@ -121,6 +122,22 @@ def test_half_a_propagation_is_not_taken_for_a_whole_one_after_a_kill(clip, tmp_
     killed(lambda: workspace.put_result(2, np.roll(MASK, 9), 0.5, matte, stale=True, keep=True), files)
     workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
     assert workspace.stale == {2} or np.array_equal(workspace.mask(2), MASK)
+
+
+@pytest.mark.parametrize("files", range(5))
+@pytest.mark.parametrize("change", ["give", "remove"])
+def test_every_object_of_a_mask_has_a_name_after_a_kill(clip, tmp_path, change, files):
+    """Exports need them."""
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    both = np.where(np.roll(MASK, 9, axis=1) > MASK, np.uint8(2), MASK)
+    for index in (0, 1):
+        workspace.put_user_mask(index, both if change == "remove" else MASK, False)
+    change_it = {"give": lambda: workspace.put_user_mask(1, both, False), "remove": lambda: workspace.remove_object(2)}
+    killed(change_it[change], files)
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    for index in (0, 1):
+        assert set(np.unique(workspace.mask(index))) <= {0, *workspace.objects}
+    export(workspace, "yolo.zip", workspace.exports)
 
 
 @pytest.fixture
