@@ -55,6 +55,11 @@ class Workspace:
             self.files = [path.name for path in list_frames(self.source)]
         else:
             self.files = [f"{i:05d}.jpg" for i in range(self.length)]
+        for name in (self.name, *self.files):
+            if name.encode(errors="ignore").decode() != name:
+                raise InputError(
+                    f"{self.source}: holds the name {name}; expected UTF-8, as the page and exports need it"
+                )
         self.names = [Path(file).stem for file in self.files]
         self.exports = folder / "exports" / self.name
         self.objects: dict[int, str] = {}

@@ -422,6 +422,19 @@ def test_unusual_videos(begin, tmp_path):
         assert status == 200 and len(zipfile.ZipFile(BytesIO(body)).namelist()) == 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_names_that_are_not_utf_8_are_named_and_do_not_stop_the_rest(begin, clip, tmp_path):
+    root = tmp_path / "root"
+    for video, name in (("a", "00000.png"), ("b", "\udcff.png"), ("c\udcff", "00000.png")):
+        shutil.copytree(clip / "JPEGImages/clip", root / video)
+        (root / video / "00000.png").rename(root / video / name)
+    server = begin(root)
+    assert json.loads(server.ask("POST", "/api/begin")[1])["videos"] == ["a", "b", r"c\udcff"]
+    for video, name in (("b", r"\udcff.png"), (r"c\udcff", r"c\udcff")):
+        status, message = server.ask("POST", "open", video.encode())
+        assert status == 400 and f"/{video}: holds the name {name}; expected UTF-8" in message.decode()
+
+
 def test_links_do_not_lead_out_of_the_root(begin, clip, tmp_path):
     root, outside = tmp_path / "root", tmp_path / "outside"
     shutil.copytree(clip / "JPEGImages/clip", root / "JPEGImages/inside")
