@@ -153,13 +153,13 @@ class VideoPredictor:
         self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod
-    def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
+    def load(cls, path: str | PathLike, device: str | torch.device = "auto", **settings: Any) -> "VideoPredictor":
         """A predictor with the optimized network from a file, or of published weights by name; ``settings`` as above.
 
         ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
         holds no network, a device that is not there, and bad settings.
         """
-        file, place = weights_file(Path(path)).absolute(), pick_device(device)
+        file, place = weights_file(Path(path)).absolute(), pick_device(str(device))
         network, stamp = load_network(file, place), file.stat().st_mtime_ns
 
         def again() -> Network:

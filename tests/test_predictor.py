@@ -26,7 +26,7 @@ SIZE = 40, 56
 
 @pytest.fixture(scope="module")
 def predictor(tiny_weights) -> VideoPredictor:
-    return VideoPredictor.load(tiny_weights, "cpu", size=32, top_k=20, mem_every=2)
+    return VideoPredictor.load(tiny_weights, torch.device("cpu"), size=32, top_k=20, mem_every=2)
 
 
 def pictures(count: int) -> list[np.ndarray]:
