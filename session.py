@@ -105,14 +105,14 @@ class Session:
     def forget(self, index: int) -> None:
         """Take back the mask of frame ``index``. Raises `InputError` if there is none."""
         if index not in self._user_frames:
-            raise InputError(f"frame {index} has no mask; expected one of {self.annotated}")
+            raise InputError(f"frame {index!r} has no mask; expected one of {self.annotated}")
         del self._user_frames[index]
         self._known_spans = None
 
     def remove(self, object_id: int) -> None:
         """Remove an object from all masks and results. Raises `InputError` for an unknown id."""
         if object_id not in self.object_ids:
-            raise InputError(f"there is no object {object_id}; expected one of {self.object_ids}")
+            raise InputError(f"there is no object {object_id!r}; expected one of {self.object_ids}")
         for index, user in list(self._user_frames.items()):
             if object_id in user.ids:
                 self.forget(index)

@@ -389,6 +389,10 @@ def test_bad_calls(new_session):
     with pytest.raises(InputError, match="no frame to suggest"):
         session.next_frame()
     session.annotate(0, mask(1))
+    with pytest.raises(InputError, match="no object '1'; expected one of"):
+        session.remove("1")
+    with pytest.raises(InputError, match="frame '0' has no mask; expected one of"):
+        session.forget("0")
     with pytest.raises(InputError, match="frame 5: the masks hold 255 beside 1;"):
         session.annotate(5, mask(255))
     with pytest.raises(InputError, match="no frame 13; expected a whole number from 0 to 12"):
