@@ -43,7 +43,7 @@ An object is what has the same key throughout a video: in labelme its label and 
 "id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.
 Keys that are numbers from 1 to 254 become the ids (track_ids only if every annotation of the file has such a one);
 others are numbered in the order in which they appear, and listed. Where objects overlap, the later one wins.
-masks-with-void are masks whose 255 is a void label, which becomes background; binary-masks are 0/255 images
+masks-with-void are masks whose 255 is a void label, which becomes background; binary-masks are 0/255 or 0/1 images
 VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
 
 The other direction writes exact masks (no polygons) with ids as keys.

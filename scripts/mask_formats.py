@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.frames import check_name, natural_order
-from datasets.images import mask_ids
+from datasets.images import mask_ids, read_static_mask
 from scoring.folders import read_objects
 from util.errors import InputError, is_out_of_memory
 from util.files import files_below, read_bytes, read_json
@@ -163,8 +163,13 @@ def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
         video = "/".join(parts[:-1] if has_objects else parts)
         frames.setdefault((video, path.stem), []).append((key, path))
     for (video, name), objects in sorted(frames.items(), key=lambda frame: (frame[0][0], natural_order(frame[0][1]))):
-        masks = [(key, np.array(_open(path).convert("L")) > 127) for key, path in objects]
+        masks = [(key, _binary(path)) for key, path in objects]
         yield Frame(video, name, masks[0][1].shape, masks)
+
+
+def _binary(path: Path) -> np.ndarray:
+    values, are_ids = read_static_mask(path)  # also of 0/1 masks, and with a palette
+    return values > (0 if are_ids else 127)
 
 
 def _read_labelme(path: Path, video: str) -> Iterator[Frame]:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]  # it has no stubs
 
 from datasets.images import read_mask, write_mask
@@ -228,9 +229,12 @@ def test_burst_void_and_binary_masks(tmp_path):
     other = np.flipud(np.fliplr(square()))
     for name, mask in (("many/1/0", square()), ("many/2/0", other), ("single/0", square()), ("007/0", square())):
         write_mask(tmp_path / f"binary/{name}.png", mask, binary=True)
+    write_mask(tmp_path / "binary/palette/0.png", square())
+    Image.fromarray(square()).save(tmp_path / "binary/single/1.png")  # 0/1
     convert([str(tmp_path / "binary"), str(tmp_path / "ids"), "--from", "binary-masks"])
     ids = masks_in(tmp_path / "ids")
-    assert ids.keys() == {"many/0.png", "single/0.png", "007/0.png"}
+    assert ids.keys() == {"many/0.png", "single/0.png", "007/0.png", "palette/0.png", "single/1.png"}
+    assert np.array_equal(ids["palette/0.png"], square()) and np.array_equal(ids["single/1.png"], square())
     assert np.array_equal(ids["single/0.png"], square()) and np.array_equal(ids["007/0.png"], square())
     assert np.array_equal(ids["many/0.png"], np.where(other, 2, square()))
 
