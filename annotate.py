@@ -55,7 +55,8 @@ def list_videos(root: Path) -> dict[str, Path]:
     videos = {}
     for path in candidates:
         if not path.name.startswith(".") and _is_video(path) and _is_inside(root, path):
-            videos[path.relative_to(root).as_posix()] = path
+            name = path.relative_to(root).as_posix()
+            videos[name.encode(errors="backslashreplace").decode()] = path  # to be shown, also what is not UTF-8
     if not videos:
         raise InputError(f"{root}: holds no videos; expected video files or folders of frames")
     return videos

@@ -153,13 +153,13 @@ class VideoPredictor:
         self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
 
     @classmethod
-    def load(cls, path: str | PathLike, device: str = "auto", **settings: Any) -> "VideoPredictor":
+    def load(cls, path: str | PathLike, device: str | torch.device = "auto", **settings: Any) -> "VideoPredictor":
         """A predictor with the optimized network from a file, or of published weights by name; ``settings`` as above.
 
         ``device``: auto (CUDA, else Apple's MPS, else the CPU), cuda, mps or cpu. Raises `InputError` for a file that
         holds no network, a device that is not there, and bad settings.
         """
-        file, place = weights_file(Path(path)).absolute(), pick_device(device)
+        file, place = weights_file(Path(path)).absolute(), pick_device(str(device))
         network, stamp = load_network(file, place), file.stat().st_mtime_ns
 
         def again() -> Network:
@@ -183,12 +183,11 @@ class VideoPredictor:
             masks: frame number, from 0 → mask of the objects that appear there or are corrected: a file or an H×W array
                 of ids from 1 (0: background).
             complete: objects that a mask does not hold are absent until a later mask holds them.
-        Raises `InputError` at once for bad masks and videos, and later for a damaged frame or a mask behind the end.
+        Raises `InputError` at once for bad masks and videos, and later for a damaged frame, or a mask behind the end of
+        a stream or a video file.
         """
         opened = open_video(video, self.size)
-        given = _load_masks(
-            masks, opened.size, opened.num_frames if isinstance(video, list | tuple | np.ndarray) else None
-        )
+        given = _load_masks(masks, opened.size, None if opened.outputs is None else opened.num_frames)
         bound = self.max_memory_frames
         if bound is None and not opened.sources and not opened.num_frames:
             bound = STREAM_FRAMES

@@ -172,6 +172,6 @@ def _fused(
         other = backward.get(i, 0.0) * (index - before)
         fractions.append(one / max(one + other, 1e-6))
     pixels = np.frombuffer(zlib.decompress(forward.objects), np.uint8).reshape(prob[1:].shape)
-    weight = torch.tensor(fractions, device=prob.device)[:, None, None]
-    objects = torch.lerp(prob[1:], torch.tensor(pixels, device=prob.device) / 255, weight)
+    weight = prob.new_tensor(fractions)[:, None, None]
+    objects = torch.lerp(prob[1:], prob.new_tensor(pixels) / 255, weight)
     return torch.cat([(1 - objects.sum(0, keepdim=True)).clamp_min(0), objects])

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -104,14 +105,14 @@ class Session:
     def forget(self, index: int) -> None:
         """Take back the mask of frame ``index``. Raises `InputError` if there is none."""
         if index not in self._user_frames:
-            raise InputError(f"frame {index} has no mask; expected one of {self.annotated}")
+            raise InputError(f"frame {index!r} has no mask; expected one of {self.annotated}")
         del self._user_frames[index]
         self._known_spans = None
 
     def remove(self, object_id: int) -> None:
         """Remove an object from all masks and results. Raises `InputError` for an unknown id."""
         if object_id not in self.object_ids:
-            raise InputError(f"there is no object {object_id}; expected one of {self.object_ids}")
+            raise InputError(f"there is no object {object_id!r}; expected one of {self.object_ids}")
         for index, user in list(self._user_frames.items()):
             if object_id in user.ids:
                 self.forget(index)
@@ -154,7 +155,8 @@ class Session:
         Args:
             around: only the spans that touch this frame, or, with ``direction`` forward or backward, all that reach
                 beyond it in that direction.
-            on_frame: called after each frame; if it returns False, propagation stops. All results so far stay.
+            on_frame: called after each frame; if it returns False or changes a mask, propagation stops. All results so
+                far stay.
         Raises `InputError` without any mask, for a direction that is none or has no frame to begin at, for a frame that
         cannot be read, and for output that is not finite.
         """
@@ -168,16 +170,16 @@ class Session:
         if direction not in directions or around is None and direction != "both":
             expected = f"one of {', '.join(directions)}, and around= for all but both"
             raise InputError(f"direction={direction!r}, around={around!r}: expected {expected}")
-        chosen = self._spans()
+        chosen = known = self._spans()
         if around is not None:
             frame = check_frame_number(around, len(self))
-            chosen = [span for span in chosen if directions[direction](span, frame)]
+            chosen = [span for span in known if directions[direction](span, frame)]
         stale = [span for span in chosen if not all(self._is_current(i, span) for i in span.frames)]
         total = sum(len(frames) for span in stale for frames in span.passes())
         frames = chain.from_iterable(map(self._segment, stale))
         for done, (index, probabilities) in enumerate(frames, start=1):
             go_on = None if on_frame is None else on_frame(Progress(index, done, total, probabilities))
-            if isinstance(go_on, bool | np.bool_) and not go_on:
+            if isinstance(go_on, bool | np.bool_) and not go_on or self._known_spans is not known:
                 return False
         return True
 
@@ -218,7 +220,7 @@ class Session:
 
     def _segment(self, span: Span) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
         """Segment a span; yields the number of each frame that has a new result, and the objects' probabilities."""
-        segmented = segment_span(span, self._make_core(), self._image, self._small_mask, self._look)
+        segmented = segment_span(span, self._make_core(), self._image, partial(self._small_mask, span), self._look)
         with closing(segmented):
             while True:
                 # Not around the whole loop, because the caller's code runs in between.
@@ -241,12 +243,12 @@ class Session:
         image = make_frame("", self.frames.read(index), None, True, self.short_side).image
         return torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
 
-    def _small_mask(self, index: int) -> torch.Tensor | None:
-        """The given mask of a frame, h×w on the device, if there is one."""
-        if index not in self._user_frames:
+    def _small_mask(self, span: Span, index: int) -> torch.Tensor | None:
+        """The mask of a frame from which a span is segmented, h×w on the device, if there is one."""
+        if index not in span.user_frames:
             return None
         size = inference_size(self.frames.size, self.short_side)
-        return torch.from_numpy(fit_mask(self._user_frames[index].mask, size)).to(self.device)
+        return torch.from_numpy(fit_mask(span.user_frames[index].mask, size)).to(self.device)
 
     def _look(self, index: int, key: torch.Tensor | None) -> None:
         """Note what a frame looks like: its key features, averaged over a grid of cells."""

@@ -55,6 +55,11 @@ class Workspace:
             self.files = [path.name for path in list_frames(self.source)]
         else:
             self.files = [f"{i:05d}.jpg" for i in range(self.length)]
+        for name in (self.name, *self.files):
+            if name.encode(errors="ignore").decode() != name:
+                raise InputError(
+                    f"{self.source}: holds the name {name}; expected UTF-8, as the page and exports need it"
+                )
         self.names = [Path(file).stem for file in self.files]
         self.exports = folder / "exports" / self.name
         self.objects: dict[int, str] = {}
@@ -146,12 +151,13 @@ class Workspace:
                 self.save()
                 path.unlink(missing_ok=True)
                 return
-            if was_known:
-                self.save()  # before the mask, so that a kill leaves no result that seems to be made from it
+            unnamed = sorted(mask_ids(ids) - self.objects.keys())
+            self.objects |= {object_id: f"object {object_id}" for object_id in unnamed}
+            if was_known or unnamed:
+                # Before the mask, so that a kill leaves no result that seems to be made from it, and no unnamed object.
+                self.save()
             write_mask(path, ids)
             self.users[index] = complete
-            for object_id in sorted(mask_ids(ids)):
-                self.objects.setdefault(object_id, f"object {object_id}")
             self.save()
 
     def put_result(
@@ -169,6 +175,9 @@ class Workspace:
         ``stale``: it is out of date already. ``keep``: keep what it replaces, see `mask`. Raises `InputError`.
         """
         with self.lock:
+            if stale and index in self.confidence.keys() - self.stale:
+                self.stale.add(index)
+                self.save()  # before the result, so that a kill leaves none that seems to be up to date
             path = self._path("results", index)
             if keep and path.is_file():
                 write_bytes(self._path("before", index), path.read_bytes())
@@ -193,7 +202,6 @@ class Workspace:
     def remove_object(self, object_id: int) -> None:
         """Remove an object from all masks and results."""
         with self.lock:
-            self.objects.pop(object_id, None)
             for index, complete in list(self.users.items()):
                 ids = self._read("Annotations", index)
                 if (ids == object_id).any():
@@ -204,6 +212,7 @@ class Workspace:
                 ids = self._read("results", index)
                 if (ids == object_id).any():
                     write_mask(self._path("results", index), np.where(ids == object_id, np.uint8(0), ids))
+            self.objects.pop(object_id, None)  # last: after a kill it is there to be removed again
             self.save()
 
     def save(self) -> None:

@@ -40,8 +40,9 @@ def open_video(source: Source, short_side: int) -> Video:
             image = check_image(array, f"frame {index}", size)
             yield partial(make_frame, f"{index:05d}", image, None, True, short_side)
 
-    length = len(source) if isinstance(source, list | tuple | np.ndarray) else 0
-    return Video("video", size, length, None, Fraction(24), (), (), jobs, 0, dict, partial(open_frames, source))
+    names = tuple(f"{i:05d}" for i in range(len(source))) if isinstance(source, list | tuple | np.ndarray) else None
+    frames = partial(open_frames, source)
+    return Video("video", size, len(names or ()), names, Fraction(24), (), (), jobs, 0, dict, frames)
 
 
 @cache
@@ -88,7 +89,8 @@ def check_image(image: np.ndarray, name: str, size: tuple[int, int] | None = Non
         raise InputError(f"{name}: is a {found}; expected an array of H×W×3 uint8 RGB")
     if size is not None and image.shape[:2] != size or not image.size:
         raise InputError(f"{name}: is {image.shape[1]}×{image.shape[0]} pixels; expected one size for all frames")
-    return np.ascontiguousarray(image)  # PyTorch takes no negative strides, as of frame[..., ::-1]
+    # PyTorch takes no negative strides, as of frame[..., ::-1], and warns of what is read-only, as of np.frombuffer.
+    return np.require(image, requirements=["C", "W"])
 
 
 def load_mask(mask: MaskSource, name: str, size: tuple[int, int]) -> np.ndarray:

@@ -176,8 +176,9 @@ class Decoder:
         self._next = 0
 
     def _decode_one(self) -> None:
+        number, self._next = self._next, len(self.times)  # after an error or Ctrl-C, read seeks
         frame = next(self._frames)
-        index = bisect_left(self.times, frame.pts or 0) if self._seekable else self._next
+        index = bisect_left(self.times, frame.pts or 0) if self._seekable else number
         image = upright_rgb(frame)
         if image.shape[:2] != self.size:
             raise InputError(f"{self.path}: frame {index} has another size than the first; expected one size")

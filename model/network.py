@@ -87,7 +87,9 @@ class Network(nn.Module):
             nn.init.zeros_(self.key_proj.bias)
         for name, values in (("mean", [0.485, 0.456, 0.406]), ("std", [0.229, 0.224, 0.225])):
             # On the CPU also where the network is built on the meta device, which no file could fill.
-            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1), persistent=False
+            )
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
         """RGB …×3×H×W in [0, 1] → ImageNet-normalised. Pad afterwards: zeros are then the mean colour."""
@@ -184,7 +186,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> Network:
     settings, state, recommended = read_network_file(path)
     config = NetworkConfig.from_file(settings | {"single_object": False}, path)
     with torch.device("meta"):  # without memory of its own: it takes over the tensors of the file
-        network = Network(config)
+        network = Network(config).float()  # whatever the caller's default type is
     network.load_state_dict(fit_weights(network.state_dict(), state, path, new_channel="zero"), assign=True)
     network.recommended = recommended
     return network.to(device).eval()

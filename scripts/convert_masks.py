@@ -43,7 +43,7 @@ An object is what has the same key throughout a video: in labelme its label and 
 "id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.
 Keys that are numbers from 1 to 254 become the ids (track_ids only if every annotation of the file has such a one);
 others are numbered in the order in which they appear, and listed. Where objects overlap, the later one wins.
-masks-with-void are masks whose 255 is a void label, which becomes background; binary-masks are 0/255 images
+masks-with-void are masks whose 255 is a void label, which becomes background; binary-masks are 0/255 or 0/1 images
 VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
 
 The other direction writes exact masks (no polygons) with ids as keys.
@@ -140,7 +140,8 @@ def write_cvat(target: Path, masks: Iterable[IdMask]) -> None:
             attributes["rle"] = ", ".join(map(str, np.diff(edges, prepend=0)))
             ET.SubElement(image, "mask", attributes | {name: str(value) for name, value in place.items()})
     ET.indent(root)
-    write_bytes(target, ET.tostring(root, encoding="utf-8", xml_declaration=True))
+    # Not encoded by ElementTree, which turns names that are not UTF-8 into what no reader takes.
+    write_bytes(target, b"<?xml version='1.0' encoding='utf-8'?>\n" + ET.tostring(root, "unicode").encode())
 
 
 def write_coco(target: Path, masks: Iterable[IdMask]) -> None:

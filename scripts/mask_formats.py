@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.frames import check_name, natural_order
-from datasets.images import mask_ids
+from datasets.images import mask_ids, read_static_mask
 from scoring.folders import read_objects
 from util.errors import InputError, is_out_of_memory
 from util.files import files_below, read_bytes, read_json
@@ -55,14 +55,18 @@ def detect(path: Path) -> Format:
 def read_frames(path: Path, source: Format) -> Iterator[Frame]:
     """The annotated frames of a file or folder. Raises `InputError` that names the file for whatever it cannot read."""
     reader = READERS[source]
-    found = False
+    seen: set[tuple[str, str]] = set()
     for file in _files(path, reader.suffix) if reader.suffix else [path]:
         video = "" if file.parent == path or file == path else file.parent.relative_to(path).as_posix()
         try:
             for frame in reader.read(file, video):
                 if any(mask.shape != frame.size for _, mask in frame.objects):
                     raise ValueError(f"the masks of frame {frame.name} differ in size")
-                found = True
+                if (frame.video, frame.name) in seen:
+                    where = f" of {frame.video}" * bool(frame.video)
+                    fault = f"frame {frame.name}{where} occurs twice"
+                    raise InputError(f"{file}: {fault}; expected names that differ in more than the suffix")
+                seen.add((frame.video, frame.name))
                 yield frame
         except InputError:
             raise
@@ -70,7 +74,7 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{file}: cannot be read as {source} ({type(error).__name__}: {error})") from error
-    if not found:
+    if not seen:
         raise InputError(f"{path}: holds no annotated frame; expected {source}")
 
 
@@ -159,8 +163,13 @@ def _read_binary(folder: Path, _: str) -> Iterator[Frame]:
         video = "/".join(parts[:-1] if has_objects else parts)
         frames.setdefault((video, path.stem), []).append((key, path))
     for (video, name), objects in sorted(frames.items(), key=lambda frame: (frame[0][0], natural_order(frame[0][1]))):
-        masks = [(key, np.array(_open(path).convert("L")) > 127) for key, path in objects]
+        masks = [(key, _binary(path)) for key, path in objects]
         yield Frame(video, name, masks[0][1].shape, masks)
+
+
+def _binary(path: Path) -> np.ndarray:
+    values, are_ids = read_static_mask(path)  # also of 0/1 masks, and with a palette
+    return values > (0 if are_ids else 127)
 
 
 def _read_labelme(path: Path, video: str) -> Iterator[Frame]:
@@ -249,6 +258,7 @@ def _cvat_mask(shape: ET.Element, size: tuple[int, int]) -> np.ndarray:
 def _read_coco(path: Path, _: str) -> Iterator[Frame]:
     """Objects have no identity across images unless annotations have a ``track_id``; else they are numbered."""
     content = read_json(path, "annotations in the format of COCO")
+    _note_left_out(content, "image", path)
     key = _coco_keys(content["annotations"])
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
@@ -260,6 +270,13 @@ def _read_coco(path: Path, _: str) -> Iterator[Frame]:
             for number, annotation in enumerate(by_image.get(image["id"], []), 1)
         ]
         yield Frame(*_split(image["file_name"], path), size, objects)
+
+
+def _note_left_out(content: dict[str, Any], kind: Literal["image", "video"], path: Path) -> None:
+    """Print how many annotations belong to no image or video of the file, as where one id is a number, one text."""
+    listed = {entry["id"] for entry in content[f"{kind}s"]}
+    if count := sum(annotation[f"{kind}_id"] not in listed for annotation in content["annotations"]):
+        print(f"{path}: {count} annotations are left out, as their {kind}_id is the id of no {kind} in it")
 
 
 def _coco_keys(annotations: Sequence[dict[str, Any]]) -> Callable[[dict[str, Any], int], str]:
@@ -290,6 +307,7 @@ def _coco_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 def _read_youtube_vis(path: Path, _: str) -> Iterator[Frame]:
     content = read_json(path, "annotations in the format of YouTube-VIS")
+    _note_left_out(content, "video", path)
     key = _coco_keys(content["annotations"])
     for video in content["videos"]:
         size = _size(video["height"], video["width"])

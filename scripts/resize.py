@@ -12,7 +12,7 @@ from datasets.frames import FRAME_SUFFIXES, check_folder
 from datasets.images import exif_orientation, write_image
 from datasets.video import inference_size
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import files_below, write_bytes
+from util.files import files_below, read_bytes, write_bytes
 from util.parallel import parallel_map
 
 TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))  # by EXIF orientation
@@ -44,7 +44,7 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
     check_folder(source, "the images to resize")
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{target}: lies in {source}; expected another place for the resized images")
-    paths = sorted(path for path in files_below(source) if path.is_file())
+    paths = sorted(files_below(source))
     if not any(path.suffix.lower() in FRAME_SUFFIXES for path in paths):
         raise InputError(f"{source}: holds no .jpg or .png files; expected the images to resize")
     missing = [path for path in paths if not (target / path.relative_to(source)).exists()]
@@ -61,14 +61,14 @@ def resize_program(doc: str, short_side: int, default: tuple[str, str] | None, a
 def _convert(path: Path, target: Path, short_side: int) -> bool:
     """Whether the file could be read; says why it could not."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, "a file")
         image: Image.Image | None = None
         if path.suffix.lower() in FRAME_SUFFIXES:
             image = Image.open(io.BytesIO(data))
             orientation = exif_orientation(image)
             image.load()
     except Exception as error:  # Pillow raises many types for damaged files
-        reason = str(error).partition(" <_io.BytesIO")[0].partition("\n")[0]
+        reason = str(error).removeprefix(f"{path}: ").partition(" <_io.BytesIO")[0].partition("\n")[0]
         print(f"error: {path}: cannot be read ({reason})")
         return False
     if image is None or min(image.size) <= short_side:

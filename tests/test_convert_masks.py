@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]  # it has no stubs
 
 from datasets.images import read_mask, write_mask
@@ -94,7 +95,7 @@ def test_cvat(tmp_path):
     assert np.array_equal(masks["00007.png"], square()) and np.array_equal(masks["00008.png"], 2 * square())
 
 
-def test_coco_and_youtube_vis(tmp_path):
+def test_coco_and_youtube_vis(tmp_path, capsys):
     runs = {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}  # column by column: the square
     flat = [[number for point in SQUARE for number in point]]
     image = {"id": 5, "file_name": "v/1.jpg", "height": 8, "width": 10}
@@ -103,6 +104,7 @@ def test_coco_and_youtube_vis(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps({"images": [image], "annotations": annotations[:1]}))
     convert([str(tmp_path / "coco.json"), str(tmp_path / "coco")])
     assert np.array_equal(masks_in(tmp_path / "coco")["v/1.png"], 12 * square())
+    assert "left out" not in capsys.readouterr().out
 
     video = {"id": 3, "file_names": ["v/00000.jpg", "v/00005.jpg"], "height": 8, "width": 10, "length": 2}
     tracks = [{"video_id": 3, "segmentations": [None, runs]}, {"video_id": 3, "segmentations": [flat, None]}]
@@ -110,6 +112,14 @@ def test_coco_and_youtube_vis(tmp_path):
     convert([str(tmp_path / "vis.json"), str(tmp_path / "vis")])
     masks = masks_in(tmp_path / "vis")
     assert np.array_equal(masks["v/00000.png"], 2 * square()) and np.array_equal(masks["v/00005.png"], square())
+
+    for name, contents in {
+        "image": {"images": [image], "annotations": [annotations[0] | {"image_id": "5"}]},
+        "video": {"videos": [video], "annotations": [tracks[0], tracks[1] | {"video_id": 4}]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
+        convert([str(tmp_path / f"{name}.json"), str(tmp_path / name)])
+        assert f"{name}.json: 1 annotations are left out, as their {name}_id is" in capsys.readouterr().out
 
 
 FRAME = {"height": 8, "width": 10}
@@ -219,9 +229,12 @@ def test_burst_void_and_binary_masks(tmp_path):
     other = np.flipud(np.fliplr(square()))
     for name, mask in (("many/1/0", square()), ("many/2/0", other), ("single/0", square()), ("007/0", square())):
         write_mask(tmp_path / f"binary/{name}.png", mask, binary=True)
+    write_mask(tmp_path / "binary/palette/0.png", square())
+    Image.fromarray(square()).save(tmp_path / "binary/single/1.png")  # 0/1
     convert([str(tmp_path / "binary"), str(tmp_path / "ids"), "--from", "binary-masks"])
     ids = masks_in(tmp_path / "ids")
-    assert ids.keys() == {"many/0.png", "single/0.png", "007/0.png"}
+    assert ids.keys() == {"many/0.png", "single/0.png", "007/0.png", "palette/0.png", "single/1.png"}
+    assert np.array_equal(ids["palette/0.png"], square()) and np.array_equal(ids["single/1.png"], square())
     assert np.array_equal(ids["single/0.png"], square()) and np.array_equal(ids["007/0.png"], square())
     assert np.array_equal(ids["many/0.png"], np.where(other, 2, square()))
 
@@ -247,6 +260,34 @@ def test_bad_annotations_are_one_line(tmp_path, capsys, change, message):
         convert([str(tmp_path / "in"), str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert message in error and str(tmp_path / "in") in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("names", [("1.jpg", "1.png"), ("1.jpg", "1.jpg"), ("shot.0001", "shot.0002")])
+def test_images_whose_masks_would_replace_each_other(tmp_path, capsys, names):
+    images = [{"id": i, "file_name": f"v/{name}", **FRAME} for i, name in enumerate(names)]
+    (tmp_path / "in.json").write_text(json.dumps({"images": images, "annotations": []}))
+    (tmp_path / "in.xml").write_text(
+        "<annotations>"
+        + "".join(f'<image name="v/{name}" height="8" width="10"/>' for name in names)
+        + "</annotations>"
+    )
+    for source in ("in.json", "in.xml"):
+        with pytest.raises(SystemExit) as end:
+            convert([str(tmp_path / source), str(tmp_path / f"out_{source}")])
+        stem = names[0].partition(".")[0]
+        assert end.value.code == 2 and f"{source}: frame {stem} of v occurs twice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_names_that_xml_cannot_hold(tmp_path, capsys):
+    write_mask(tmp_path / "in/ü/1.png", square())
+    convert([str(tmp_path / "in"), str(tmp_path / "good.xml"), "--to", "cvat"])
+    convert([str(tmp_path / "good.xml"), str(tmp_path / "back")])
+    assert masks_in(tmp_path / "back").keys() == {"ü/1.png"}
+    write_mask(tmp_path / "in/\udcff/1.png", square())
+    with pytest.raises(SystemExit) as end:
+        convert([str(tmp_path / "in"), str(tmp_path / "bad.xml"), "--to", "cvat"])
+    assert end.value.code == 2 and "expected UTF-8" in capsys.readouterr().err
 
 
 def test_other_bad_input(tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ SIZE = 40, 56
 
 @pytest.fixture(scope="module")
 def predictor(tiny_weights) -> VideoPredictor:
-    return VideoPredictor.load(tiny_weights, "cpu", size=32, top_k=20, mem_every=2)
+    return VideoPredictor.load(tiny_weights, torch.device("cpu"), size=32, top_k=20, mem_every=2)
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -70,7 +71,7 @@ def test_given_masks_are_results_as_they_are(predictor):
 
 
 def test_views_are_frames(predictor):
-    """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours."""
+    """Such as ``frame[..., ::-1]``, which turns OpenCV's order of colours, and what is read from a pipe."""
     small = [np.ascontiguousarray(frame[:32, :48]) for frame in pictures(3)]  # are not resized
     views = [np.ascontiguousarray(frame[::-1, :, ::-1])[::-1, :, ::-1] for frame in small]
     mask = {0: blocks((32, 48), 1)}
@@ -79,6 +80,10 @@ def test_views_are_frames(predictor):
     session = predictor.session(views)
     session.annotate(0, mask[0])
     assert session.propagate()
+    piped = [np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape) for frame in small]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(predictor.segment(piped, mask))) == 3
 
 
 def test_an_endless_stream_is_lazy_and_bounded(predictor, monkeypatch):
@@ -138,6 +143,13 @@ def test_bad_input(predictor, case):
         list(predictor.segment(*make()))
 
 
+def test_a_mask_behind_the_end_is_an_error_at_once(predictor, tmp_path):
+    folder = own_data(tmp_path, {"a": {0: blocks(SIZE, 1)}}, frames=3) / "JPEGImages/a"
+    for video in (folder, pictures(3)):
+        with pytest.raises(InputError, match="no frame 3; expected a whole number from 0 to 2"):
+            predictor.segment(video, {0: blocks(SIZE, 1), 3: blocks(SIZE, 1)})
+
+
 def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     network = tiny_network()
 
@@ -158,6 +170,23 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     for bias in (-0.5, 101, float("nan"), "2"):
         with pytest.raises(InputError, match="given_bias=.*: expected a number from 0 to 100"):
             VideoPredictor(network, given_bias=bias)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_type_of_the_caller_does_not_matter(tiny_weights, default):
+    def results():
+        session = VideoPredictor.load(tiny_weights, "cpu", size=32, amp=False).session(pictures(4))
+        session.annotate(0, blocks(SIZE, 1, 2))
+        session.annotate(3, blocks(SIZE, 2, 1))
+        session.propagate()
+        return [session.result(index).ids for index in range(4)]
+
+    expected = results()
+    torch.set_default_dtype(default)
+    try:
+        np.testing.assert_array_equal(results(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_an_optimized_network_keeps_its_precision(tiny_network, monkeypatch):

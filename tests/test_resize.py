@@ -1,6 +1,7 @@
 """resize_youtube.py and resize_length.py: sizes, palettes, unchanged files, and continuing after an interruption."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,21 @@ def test_resize_youtube(tmp_path, capsys):
     assert "1 files written, 5 existed, 0 failed" in capsys.readouterr().out
     assert (target / "JPEGImages/a/00000.jpg").read_bytes() == b"mine"
     assert not list(target.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_links_are_followed_and_dangling_ones_named(tmp_path, capsys):
+    """Such as JPEGImages in the copies of check_masks.py, and files that git-annex has not fetched."""
+    write_image(tmp_path / "images/a/0.jpg", frame(0, (60, 90)))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/JPEGImages").symlink_to("../images")
+    resize_length.main([str(tmp_path / "in"), str(tmp_path / "out"), "--size", "30"])
+    assert read_image(tmp_path / "out/JPEGImages/a/0.jpg").shape == (30, 45, 3)
+    (tmp_path / "images/a/1.jpg").symlink_to("nowhere")
+    with pytest.raises(SystemExit) as end:
+        resize_length.main([str(tmp_path / "in"), str(tmp_path / "out"), "--size", "30"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 1 and "JPEGImages/a/1.jpg: cannot be read (no such file; expected a file)" in printed
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

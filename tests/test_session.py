@@ -231,6 +231,41 @@ def test_cancelling_keeps_results_and_goes_on(new_session):
     np.testing.assert_array_equal(results(session), results(whole))
 
 
+CHANGES = {
+    "annotate": lambda session: session.annotate(6, mask(1, 2, shift=9)),
+    "take back": lambda session: [session.annotate(6, mask(1, 2)), session.forget(6)],
+    "forget": lambda session: session.forget(5),
+    "remove": lambda session: session.remove(2),
+    "new object": lambda session: session.annotate(6, mask(3)),
+}
+
+
+@pytest.mark.parametrize("amid", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_masks_may_change_during_a_propagation(new_session, change, amid):
+    """It stops, for what it is made from is the past, and the next one equals that of a fresh session."""
+    session, fresh = new_session(), new_session()
+    for each in (session, fresh):
+        for index, ids in ((0, (1, 2)), (3, (1, 2)), (5, (1,)), (12, (1, 2))):
+            each.annotate(index, mask(*ids, shift=index))
+    image, reads = session._image, iter(range(1000))
+
+    def on_frame(progress):
+        return amid or progress.done != 7 or CHANGES[change](session)
+
+    def read(index):  # as another thread does
+        if amid and next(reads) == 6:
+            CHANGES[change](session)
+        return image(index)
+
+    session._image = read
+    assert not session.propagate(on_frame=on_frame)
+    assert not all(session.is_current(index) for index in range(LENGTH))
+    CHANGES[change](fresh)
+    assert session.propagate() and fresh.propagate()
+    np.testing.assert_array_equal(results(session), results(fresh))
+
+
 def test_a_correction_helps_the_frames_around_it():
     """Discs that a trained network loses when the colours of the video are inverted half way."""
     frames, truth = discs(3, 12, size=96, objects=1)
@@ -273,6 +308,24 @@ def test_random_access_equals_the_stream(tmp_path, suffix):
     frames = open_frames(path)
     assert frames.length == 60 and frames.size == (32, 48)
     for index in (*range(59, -1, -1), 3, 40, 17, *range(60)):
+        np.testing.assert_array_equal(frames.read(index), expected[index])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_random_access_goes_on_after_an_interruption(tmp_path, monkeypatch, suffix):
+    path = write_video(tmp_path / f"clip.{suffix}", 12, (32, 48))
+    expected = [frame.original for frame in file_video(path, {}, 480)]
+    frames = open_frames(path)
+
+    def interrupt(frame):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        for index in range(12):
+            if index == 4:
+                patch.setattr("datasets.video_file.upright_rgb", interrupt)
+            frames.read(index)
+    for index in range(4, 12):
         np.testing.assert_array_equal(frames.read(index), expected[index])
 
 
@@ -336,6 +389,10 @@ def test_bad_calls(new_session):
     with pytest.raises(InputError, match="no frame to suggest"):
         session.next_frame()
     session.annotate(0, mask(1))
+    with pytest.raises(InputError, match="no object '1'; expected one of"):
+        session.remove("1")
+    with pytest.raises(InputError, match="frame '0' has no mask; expected one of"):
+        session.forget("0")
     with pytest.raises(InputError, match="frame 5: the masks hold 255 beside 1;"):
         session.annotate(5, mask(255))
     with pytest.raises(InputError, match="no frame 13; expected a whole number from 0 to 12"):

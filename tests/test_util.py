@@ -95,6 +95,16 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
         files_below(tmp_path)
 
 
+@posix
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    for folder in ("a", "b/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "a/b").symlink_to("../b")
+    (tmp_path / "b/c/a").symlink_to("../../a")
+    assert set(files_below(tmp_path / "a")) == {tmp_path / "a/file", tmp_path / "a/b/c/file"}
+
+
 def test_two_processes_may_write_one_file(tmp_path):
     path = tmp_path / "file"
     body = f"for size in range(100): write_bytes(Path({str(path)!r}), bytes([65 + size % 2]) * 10**5)"

@@ -59,11 +59,11 @@ def refuse_empty(words: Sequence[str]) -> None:
 
 
 def one_line(message: str) -> str:
-    """``message`` with its control characters as escapes, and without its middle if it is very long."""
+    """``message`` with escapes for control characters and what is not UTF-8, and without its middle if very long."""
     if len(message) > MAX_LENGTH:
         kept = MAX_LENGTH // 2 - 10  # so that a prefix does not make it too long again
         message = f"{message[:kept]} … {message[-kept:]}"
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: ascii(found[0])[1:-1], message)
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], message)
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:

@@ -69,7 +69,7 @@ def visible(names: Collection[str]) -> list[str]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder whose path there is `visible`.
+    """Every file below a folder, also behind links that do not lead in a circle, whose path there is `visible`.
 
     Raises OSError for a folder that cannot be read, which `Path.rglob` leaves out.
     """
@@ -77,9 +77,12 @@ def files_below(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
+    def leads_back(path: Path) -> bool:
+        return path.is_symlink() and any(path.samefile(above) for above in path.absolute().parents)
+
     files = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = visible(folders)
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in visible(folders) if not leads_back(Path(parent, name))]
         files += [Path(parent, name) for name in visible(names)]
     return files
 

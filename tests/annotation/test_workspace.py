@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from annotate import list_videos, session_opener
+from annotation.export import export
 from annotation.runs import pack, unpack
 from annotation.workspace import Workspace
 from datasets.images import write_image, write_mask
@@ -92,6 +95,49 @@ def test_nothing_is_lost_by_kill(chromium, clip, tmp_path, tiny_weights):
 
 MASK = np.zeros(SIZE, np.uint8)
 MASK[20:60, 30:80] = 1
+
+
+def killed(change: Callable[[], object], files: int) -> None:
+    """What a kill leaves of a change: it ends before another than the first so many files is written."""
+    left, replace = iter(range(files)), Path.replace
+
+    def end(path: Path, target: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "replace", end)
+        change()
+
+
+@pytest.mark.parametrize("files", range(5))
+def test_half_a_propagation_is_not_taken_for_a_whole_one_after_a_kill(clip, tmp_path, files):
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    matte = {1: np.zeros((6, 8), np.uint8)}
+    workspace.put_user_mask(0, MASK, False)
+    workspace.put_result(2, MASK, 1.0, matte, stale=False, keep=False)
+    workspace.stale_is_known = True
+    workspace.save()
+    killed(lambda: workspace.put_result(2, np.roll(MASK, 9), 0.5, matte, stale=True, keep=True), files)
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    assert workspace.stale == {2} or np.array_equal(workspace.mask(2), MASK)
+
+
+@pytest.mark.parametrize("files", range(5))
+@pytest.mark.parametrize("change", ["give", "remove"])
+def test_every_object_of_a_mask_has_a_name_after_a_kill(clip, tmp_path, change, files):
+    """Exports need them."""
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    both = np.where(np.roll(MASK, 9, axis=1) > MASK, np.uint8(2), MASK)
+    for index in (0, 1):
+        workspace.put_user_mask(index, both if change == "remove" else MASK, False)
+    change_it = {"give": lambda: workspace.put_user_mask(1, both, False), "remove": lambda: workspace.remove_object(2)}
+    killed(change_it[change], files)
+    workspace = Workspace(clip / "JPEGImages/clip", tmp_path)
+    for index in (0, 1):
+        assert set(np.unique(workspace.mask(index))) <= {0, *workspace.objects}
+    export(workspace, "yolo.zip", workspace.exports)
 
 
 @pytest.fixture
@@ -374,6 +420,19 @@ def test_unusual_videos(begin, tmp_path):
         assert server.ask("POST", "export/all.zip", b"")[0] == 204
         status, body = server.ask("GET", "export/all.zip")
         assert status == 200 and len(zipfile.ZipFile(BytesIO(body)).namelist()) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_names_that_are_not_utf_8_are_named_and_do_not_stop_the_rest(begin, clip, tmp_path):
+    root = tmp_path / "root"
+    for video, name in (("a", "00000.png"), ("b", "\udcff.png"), ("c\udcff", "00000.png")):
+        shutil.copytree(clip / "JPEGImages/clip", root / video)
+        (root / video / "00000.png").rename(root / video / name)
+    server = begin(root)
+    assert json.loads(server.ask("POST", "/api/begin")[1])["videos"] == ["a", "b", r"c\udcff"]
+    for video, name in (("b", r"\udcff.png"), (r"c\udcff", r"c\udcff")):
+        status, message = server.ask("POST", "open", video.encode())
+        assert status == 400 and f"/{video}: holds the name {name}; expected UTF-8" in message.decode()
 
 
 def test_links_do_not_lead_out_of_the_root(begin, clip, tmp_path):
