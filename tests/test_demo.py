@@ -102,3 +102,16 @@ def test_make_demo_quotes_file_names():
         command = ["make", "--no-print-directory", "--dry-run", "demo", *variables]
         printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert shlex.split(printed.splitlines()[-1])[1:] == ["scripts/demo.py", *flags]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_finishes_an_environment_that_was_left_without_pip(tmp_path):
+    """As by Ctrl-C, and by Debian's Python where its venv package is missing."""
+    whole = f"#!/bin/sh\ncase $2 in venv) cp {tmp_path}/python {tmp_path}/venv/bin/python;; esac\n"
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    for path, text in ((tmp_path / "python", whole), (tmp_path / "venv/bin/python", "#!/bin/sh\nexit 1\n")):
+        path.write_text(text)
+        path.chmod(0o755)
+    command = ["make", "setup", f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert (tmp_path / "venv/.runtime").is_file()
