@@ -87,7 +87,7 @@ class InferenceSettings:
 
 def check_whole(name: str, value: object, least: int) -> None:
     """Raises `InputError` for a setting that is neither None nor a whole number from ``least``."""
-    if value is not None and not (isinstance(value, Integral) and value >= least):
+    if value is not None and not (isinstance(value, Integral) and int(value) >= least):
         raise InputError(f"{name}={value!r}: expected a whole number from {least}")
 
 

@@ -83,7 +83,7 @@ CASES = [
     (check_masks, ["data", "--fix", LONG], "error: a"),
     (check_masks, ["--video", "a:b.mp4", "--mask", "mask.png"], "a:b.mp4: cannot be opened as a video"),
     (convert_checkpoint, ["model.pth", "loop"], "loop"),
-    (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "top_k=-1: expected at least 1"),
+    (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "--top: '-1': expected a whole number of at least 1"),
     (annotate, ["--video", "clip.mp4", *ANNOTATE, "--port", "1000000000000"], "--port 1000000000000: cannot listen"),
     (annotate, ["--video", "clip.mp4", *ANNOTATE, "--host", "\udcff"], "cannot listen there"),
     (train, [*TRAIN, "--static_root", LONG], "error: a"),
