@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.listing import SPLITS, davis_names
+from eval_flags import at_least
 from scoring.folders import score_folders
 from training.config import TrainConfig, parse_config
 from util.errors import InputError, Parser, exit_on_input_error
@@ -144,13 +145,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--prefix", default="ablation", help="prefix of the runs' names (default %(default)s)")
     add("--davis_path", type=Path, default="data/DAVIS/2016", help="DAVIS 2016 layout (default %(default)s)")
     add("--split", choices=SPLITS[2016], default="val", help="validation videos (default %(default)s)")
-    add("--size", type=int, default=480, help="shorter side at inference (default %(default)s)")
+    add("--size", type=at_least(1), default=480, help="shorter side at inference (default %(default)s)")
     add("--output", type=Path, default="output/ablations", help="masks and tables (default %(default)s)")
-    add("--jobs", type=int, default=1, help="concurrent runs, which divide the cores (default %(default)s)")
+    add("--jobs", type=at_least(1), default=1, help="concurrent runs, which divide the cores (default %(default)s)")
     add("training", nargs="+", help="flags of train.py, after --")
     args = parser.parse_args(arguments)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: expected at least 1")
     if own := {"--id", "--load_model", "--seed"}.intersection(args.training):
         parser.error(f"{own.pop()}: is set by this program and cannot be given for train.py")
     runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]

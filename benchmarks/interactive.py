@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.frames import list_frames
 from datasets.images import mask_ids, read_image
+from eval_flags import at_least
 from predictor import VideoPredictor
 from scoring.folders import read_objects
 from scoring.metrics import score_masks
@@ -182,11 +183,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--model", type=Path, required=True, metavar="FILE", help="weights")
     add("--data_path", type=Path, required=True, metavar="FOLDER", help="contains JPEGImages/ and GroundTruth/")
     add("--videos", metavar="A,B", help="only these videos (default: all)")
-    add("--size", type=int, default=480, metavar="N", help="shorter side at inference (default %(default)s)")
-    add("--rounds", type=int, default=8, metavar="N", help="corrections (default %(default)s)")
+    add("--size", type=at_least(1), default=480, metavar="N", help="shorter side at inference (default %(default)s)")
+    add("--rounds", type=at_least(1), default=8, metavar="N", help="corrections (default %(default)s)")
     add("--choices", default="suggested,worst,uniform", help="comma-separated (default %(default)s)")
     add("--no-forwards", action="store_true", help="leave out the streaming predictor")
-    add("--draws", type=int, default=1, metavar="N", help="uniform: so many random choices (default %(default)s)")
+    add("--draws", type=at_least(1), default=1, metavar="N", help="random choices of uniform (default %(default)s)")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--plot", type=Path, metavar="FILE", help="PNG to write")
     add("--json", type=Path, metavar="FILE", help="write all rounds of all videos to this file")

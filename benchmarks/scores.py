@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.images import read_mask, write_mask
+from eval_flags import at_least
 from scoring.folders import score_folders
 from util.errors import InputError, Parser, exit_on_input_error
 from util.parallel import cpu_count
@@ -106,10 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--truth", type=Path, help="folder of ground-truth masks: VIDEO/FRAME.png")
     parser.add_argument("--prediction", type=Path, help="folder of predicted masks of the same layout")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each program, of which the shortest counts")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs, of which the shortest counts")
     args = parser.parse_args(arguments)
-    if bool(args.truth) != bool(args.prediction) or args.repeats < 1:
-        raise InputError("expected both --truth and --prediction, or neither, and --repeats of at least 1")
+    if bool(args.truth) != bool(args.prediction):
+        raise InputError("expected both --truth and --prediction, or neither")
     with tempfile.TemporaryDirectory() as scratch:
         truth, prediction = args.truth, args.prediction
         if not truth:

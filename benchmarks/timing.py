@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from eval_flags import at_least
 from util.device import DEVICES
 from util.errors import Parser
 from util.files import write_bytes
@@ -23,7 +24,7 @@ def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
     """A parser with the shared flags; ``doc``: see `Parser`."""
     parser = Parser(doc)
     add = parser.add_argument
-    add("--repeats", type=int, default=repeats, metavar="N", help="timings, after an untimed one (default %(default)s)")
+    add("--repeats", type=at_least(1), default=repeats, metavar="N", help="after an untimed one (default %(default)s)")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all figures to this file")
