@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Call, machine, make_clock, make_parser, median_seconds, write_json
+from benchmarks.timing import Call, machine, make_clock, make_parser, median_seconds, parse_flags, write_json
 from eval_flags import at_least
 from inference_core import FrameMemory, InferenceCore
 from inference_memory_bank import make_memory
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--variants", nargs="+", choices=VARIANTS, default=list(COUNTED), help=f"(default {' '.join(COUNTED)})")
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
     add("--peak", action="store_true", help="measure peak memory instead of time")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if "naive" in args.variants and args.spectrum != "hermitian":
         parser.error("--variants naive needs --spectrum hermitian")
 

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Call, make_clock, make_parser, median_seconds, write_json
+from benchmarks.timing import Call, make_clock, make_parser, median_seconds, parse_flags, write_json
 from eval_flags import at_least
 from inference_memory_bank import SpaceTimeMemory
 from tests.naive import dense_read
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--map", type=at_least(1), nargs=2, default=(30, 54), metavar=("H", "W"), help="of features (default 30 54)")
     add("--top", type=at_least(1), default=50, metavar="K", help="positions each query reads (default %(default)s)")
     add("--naive_limit", type=int, default=100, metavar="N", help="most frames of the naive read (default %(default)s)")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     device = pick_device(args.device)
     keep_freed_memory(device)
     clock = make_clock(device, args.busy)

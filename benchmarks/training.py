@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import make_clock, make_parser, write_json
+from benchmarks.timing import make_clock, make_parser, parse_flags, write_json
 from datasets.config import DataConfig
 from eval_flags import at_least
 from inference_memory_bank import make_memory
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--amp", choices=("fp16", "bf16"), help="mixed precision (default: float32)")
     add("--compile", action="store_true", help="torch.compile, as train.py --compile")
     add("--checkpoint_activations", action="store_true", help="as train.py --checkpoint_activations")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     for crop in args.crop:
         DataConfig(crop=crop).check(args.stage[0])
     heads = ("stage", "crop", "batch", *PHASES, "seconds/step", "seconds/clip", "peak GiB")

@@ -11,7 +11,7 @@ import annotate
 import eval_generic
 import eval_youtube
 import train
-from benchmarks import data, inference, interactive, memory_read, training
+from benchmarks import data, inference, interactive, memory_read, memory_scaling, training
 from model.network import save_network
 from scripts import (
     check_masks,
@@ -94,6 +94,10 @@ CASES = [
     (train, [*TRAIN, "--seed", "-1"], "--seed -1: expected"),
     (memory_read, ["--repeats", "0"], "--repeats: '0': expected a whole number of at least 1"),
     (memory_read, ["--map", "0", "2"], "--map: '0': expected a whole number of at least 1"),
+    (memory_read, ["--json", "mask.png/figures.json"], "figures.json: cannot be written"),
+    (memory_scaling, ["--plot", "clip.mp4"], "clip.mp4: exists and was not written by this program"),
+    (interactive, [*ROBOT, "--json", "data/JPEGImages/a/00000.jpg"], "00000.jpg: is part of the input data/JPEGImages"),
+    (interactive, [*ROBOT, "--plot", "mask.png"], "mask.png: exists and was not written by this program"),
     (inference, ["--interval", "0"], "--interval: '0': expected a whole number of at least 1"),
     (training, ["--crop", "384", "40"], "--crop 40: expected a multiple of 16"),
     (data, ["--static_root", "data", "--seconds", "0"], "--seconds 0.0: expected a number above 0"),
