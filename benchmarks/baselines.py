@@ -25,7 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.listing import SPLITS, davis_videos, folder_videos
-from eval_flags import at_least
+from eval_flags import at_least, video_names
 from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--data_path", type=Path, metavar="FOLDER", help="your own videos, as for eval_generic.py")
     add("--split", choices=SPLITS[2017], default="val", help=f"set of videos of DAVIS {default}")
     add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
-    add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
+    add("--videos", type=video_names, metavar="A,B", help="only these videos")
     add("--size", type=at_least(1), default=480, metavar="N", help=f"shorter side at inference {default}")
     add("--backbone", choices=tuple(BACKBONES), default="resnet18", help=default)
     add("--pretrained", type=Path, nargs="+", metavar="FILE", help="local ImageNet weights (default: download them)")
