@@ -9,7 +9,7 @@ Without folders, five videos of 80 frames of 854×480 with one object are genera
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -58,14 +58,13 @@ def naive_f(truth: np.ndarray, prediction: np.ndarray) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def naive_folders(truth: Path, prediction: Path) -> tuple[float, float]:
-    """Mean J and F over the objects of all videos; ids from the first frame, first and last frame left out."""
+def naive_folders(files: Iterable[Mapping[str, tuple[Path, Path]]]) -> tuple[float, float]:
+    """Mean J and F over the objects of all videos; ids from the first frame, which is left out."""
     j_means, f_means = [], []
-    for video in sorted(path for path in truth.iterdir() if path.is_dir()):
-        paths = sorted(video.glob("*.png"))
-        masks = [[read_mask(p) for p in (path, prediction / video.name / path.name)] for path in paths]
+    for frames in files:
+        masks = [[read_mask(path) for path in pair] for pair in frames.values()]
         for object_id in np.unique(masks[0][0])[1:]:
-            pairs = [(a == object_id, b == object_id) for a, b in masks[1:-1]]
+            pairs = [(a == object_id, b == object_id) for a, b in masks[1:]]
             j_means.append(np.mean([naive_j(*pair) for pair in pairs]))
             f_means.append(np.mean([naive_f(*pair) for pair in pairs]))
     return float(np.mean(j_means)), float(np.mean(f_means))
@@ -117,11 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
             draw_folders(Path(scratch))
             truth, prediction = Path(scratch) / "truth", Path(scratch) / "prediction"
 
+        files = score_folders(truth, prediction).files.values()  # raises for faulty folders
+
         def optimized_folders(workers: int) -> tuple[float, float]:
             summary = score_folders(truth, prediction, workers=workers).summary()
             return summary.j.mean, summary.f.mean
 
-        naive_time, expected = best_time(lambda: naive_folders(truth, prediction), args.repeats)
+        naive_time, expected = best_time(lambda: naive_folders(files), args.repeats)
         rows = {"definition": (naive_time, expected)}
         for workers in sorted({1, cpu_count()}):
             rows[f"scoring, {workers} threads"] = best_time(partial(optimized_folders, workers), args.repeats)
