@@ -287,5 +287,9 @@ def test_score_script(tmp_path):
     assert f"{100 * content['global']['J&F']:.1f}" in result.stdout.splitlines()[1]
     assert read_image(files["png"]).std() > 10
 
+    meta["a"]["objects"].pop("3")  # would count as unseen
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": meta}))
+    result = run_script("score.py", tmp_path / "t", tmp_path / "p", *arguments)
+    assert result.returncode == 2 and "meta.json: has no object 3 of video a" in result.stderr
     result = run_script("score.py", tmp_path / "t", tmp_path / "nothing")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "nothing: no such folder" in result.stderr
