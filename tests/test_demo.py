@@ -93,6 +93,15 @@ def test_demo_on_a_downloaded_clip(tmp_path, tiny_weights, server, monkeypatch, 
         assert len(note) == 1 and reason in note[0] and calls[0][0] == "scripts/make_synthetic.py"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_demo_says_what_was_killed(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit, match="error: scripts/make_synthetic.py was killed by signal 9"):
+        scripts.demo.main(["--output", str(tmp_path)])
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_demo_quotes_file_names():
     for variables, flags in (
