@@ -41,13 +41,13 @@ test: $(VENV)/.dev lint  ## lint, then every test; make test ISA=avx2 runs them 
 	$(if $(ISA),VOS_TEST_ISA=$(ISA)) $(BIN)/python -m pytest
 
 lint: $(VENV)/.dev  ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy .
 
 format: $(VENV)/.dev  ## let ruff mend what it can
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 $(VENV)/.docs: requirements-docs.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

@@ -124,3 +124,11 @@ def test_make_finishes_an_environment_that_was_left_without_pip(tmp_path):
     command = ["make", "setup", f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python"]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     assert (tmp_path / "venv/.runtime").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_runs_in_a_folder_that_was_moved():
+    """Where scripts of pip, such as .venv/bin/mypy, still name the old one."""
+    command = ["make", "--dry-run", "lint", "format", "VENV=v", "-o", "v/.dev"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines and all(line.startswith("v/bin/python -m ") for line in lines if "v/bin" in line)
