@@ -44,12 +44,12 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     add("--recommended", action=argparse.BooleanOptionalAction, default=for_users, help=recommended_help)
     adapt_help = "fit the network to the masks of each video first, in N steps, such as 80, of about a second on two"
     adapt_help += " CPU cores (default: no)"
-    add("--adapt", type=_at_least(1), metavar="N", help=adapt_help)
+    add("--adapt", type=at_least(1), metavar="N", help=adapt_help)
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
-    add("--max_memory_frames", type=_at_least(2), metavar="N", help=bound_help)
+    add("--max_memory_frames", type=at_least(2), metavar="N", help=bound_help)
     size_help = f"shorter side at inference, at most twice that of the video {default}; masks have the video's size"
-    add("--size", type=_at_least(1), default=480, metavar="N", help=size_help)
+    add("--size", type=at_least(1), default=480, metavar="N", help=size_help)
     amp_help = "half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions"
     amp_help += f" (default: {'yes' if for_users else 'no'})"
     add("--amp", action=argparse.BooleanOptionalAction, default=for_users, help=amp_help)
@@ -80,8 +80,8 @@ def add_inference_flags(parser: argparse._ActionsContainer, defaults: Mapping[st
     for name, default in defaults.items():
         helps[name] += f" (default: {'no' if default is False else default})"
     add = parser.add_argument
-    add("--top", type=_at_least(1), dest="top_k", metavar="K", help=helps["top_k"])
-    add("--mem_every", type=_at_least(1), metavar="N", help=helps["mem_every"])
+    add("--top", type=at_least(1), dest="top_k", metavar="K", help=helps["top_k"])
+    add("--mem_every", type=at_least(1), metavar="N", help=helps["mem_every"])
     add("--include_last", action=argparse.BooleanOptionalAction, help=helps["include_last"])
     add("--local", action=argparse.BooleanOptionalAction, help=helps["local"])
     add("--given_bias", type=_bias, metavar="B", help=helps["given_bias"])
@@ -112,7 +112,9 @@ def _bias(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to {MAX_BIAS}") from None
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The ``type`` of a flag: whole numbers of at least ``minimum``."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < minimum:
             raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {minimum}")

@@ -16,14 +16,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.listing import SPLITS, davis_names
-from scoring.folders import score_folders
+from datasets.listing import SPLITS, davis_names, davis_videos
+from eval_flags import at_least
+from scoring.folders import Scores, score_folders
 from training.config import TrainConfig, parse_config
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 from util.parallel import cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
+TRUTH = Path("Annotations/480p")  # in --davis_path
 VARIANTS = {
     "gsfm": [],
     "stcn": ["--no-lfm", "--no-hfm"],
@@ -68,7 +70,7 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     record = folder / "flags.txt"
     if begun(config) and record.is_file() and record.read_text(encoding="utf-8") != shlex.join(flags):
         raise InputError(f"{folder}: contains a run with other flags ({record.name}); expected another --prefix")
-    record.write_text(shlex.join(flags), encoding="utf-8")
+    write_bytes(record, shlex.join(flags).encode())
     if not weights.is_file():
         resume = ["--load_model", checkpoint, *without(flags, "--load_network")]
         start = resume if begun(config) else ["--overwrite", *flags]
@@ -78,12 +80,22 @@ def train_and_score(variant: str, seed: int, training: list[str], args: argparse
     output = args.output / name
     data = ["--davis_path", args.davis_path, "--split", args.split, "--size", str(args.size)]
     call(log, "eval_davis_2016.py", "--model", weights, "--output", output, *data, threads=threads)
-    truth = args.davis_path / "Annotations" / "480p"
-    scores = score_folders(truth, output, davis_names(args.davis_path, 2016, args.split))
+    scores = score(output, args)
     whole = scores.summary()
     result = {"J&F": whole.jf, "J": whole.j.mean, "F": whole.f.mean}
     result |= {video: summary.jf for video, summary in scores.videos().items()}
     return {key: 100 * value for key, value in result.items()}
+
+
+def score(masks: Path, args: argparse.Namespace) -> Scores:
+    return score_folders(args.davis_path / TRUTH, masks, davis_names(args.davis_path, 2016, args.split))
+
+
+def check_videos(args: argparse.Namespace) -> None:
+    """Raise `InputError`, before hours of training, for videos that could not be segmented or scored."""
+    for video in davis_videos(args.davis_path, 2016, args.split, args.size):
+        video.given()
+    score(args.davis_path / TRUTH, args)
 
 
 def flags_of(variant: str, seed: int, training: list[str]) -> list[str]:
@@ -144,19 +156,19 @@ def main(arguments: list[str] | None = None) -> None:
     add("--prefix", default="ablation", help="prefix of the runs' names (default %(default)s)")
     add("--davis_path", type=Path, default="data/DAVIS/2016", help="DAVIS 2016 layout (default %(default)s)")
     add("--split", choices=SPLITS[2016], default="val", help="validation videos (default %(default)s)")
-    add("--size", type=int, default=480, help="shorter side at inference (default %(default)s)")
+    add("--size", type=at_least(1), default=480, help="shorter side at inference (default %(default)s)")
     add("--output", type=Path, default="output/ablations", help="masks and tables (default %(default)s)")
-    add("--jobs", type=int, default=1, help="concurrent runs, which divide the cores (default %(default)s)")
+    add("--jobs", type=at_least(1), default=1, help="concurrent runs, which divide the cores (default %(default)s)")
     add("training", nargs="+", help="flags of train.py, after --")
     args = parser.parse_args(arguments)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: expected at least 1")
     if own := {"--id", "--load_model", "--seed"}.intersection(args.training):
         parser.error(f"{own.pop()}: is set by this program and cannot be given for train.py")
-    runs = [(variant, seed) for seed in args.seeds for variant in dict.fromkeys(args.variants)]
+    runs = [(variant, seed) for seed in dict.fromkeys(args.seeds) for variant in dict.fromkeys(args.variants)]
     for variant, seed in runs:
         settings(f"{args.prefix}-{variant}-{seed}", flags_of(variant, seed, args.training))
-    args.output.mkdir(parents=True, exist_ok=True)
+    check_videos(args)
+    table_file = args.output / f"{args.prefix}.json"
+    check_output(table_file, [], b'"training"')
     results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
     with ThreadPoolExecutor(args.jobs) as pool:
         scores = pool.map(lambda run: train_and_score(run[0], run[1], args.training, args), runs)
@@ -164,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
             results[variant][seed] = result
             print(f"{variant}, seed {seed}: J&F {result['J&F']:.1f}", flush=True)
             content = {"training": args.training, "size": args.size} | results
-            write_bytes(args.output / f"{args.prefix}.json", json.dumps(content, indent=1).encode())
+            write_bytes(table_file, json.dumps(content, indent=1).encode())
     print(table(results))
 
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.listing import SPLITS, davis_videos, folder_videos
+from eval_flags import at_least, video_names
 from eval_program import evaluate_and_report
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
@@ -139,18 +140,18 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--data_path", type=Path, metavar="FOLDER", help="your own videos, as for eval_generic.py")
     add("--split", choices=SPLITS[2017], default="val", help=f"set of videos of DAVIS {default}")
     add("--output", type=Path, required=True, metavar="FOLDER", help="results; finished videos in it are skipped")
-    add("--videos", type=lambda names: names.split(","), metavar="A,B", help="only these videos")
-    add("--size", type=int, default=480, metavar="N", help=f"shorter side at inference {default}")
+    add("--videos", type=video_names, metavar="A,B", help="only these videos")
+    add("--size", type=at_least(1), default=480, metavar="N", help=f"shorter side at inference {default}")
     add("--backbone", choices=tuple(BACKBONES), default="resnet18", help=default)
     add("--pretrained", type=Path, nargs="+", metavar="FILE", help="local ImageNet weights (default: download them)")
-    add("--latest", type=int, default=7, metavar="N", help=f"frames in memory besides the first {default}")
-    add("--top", type=int, default=10, dest="top_k", metavar="K", help=f"positions that each position reads {default}")
+    add("--latest", type=at_least(0), default=7, metavar="N", help=f"frames in memory besides the first {default}")
+    add("--top", type=at_least(1), default=10, dest="top_k", metavar="K", help=f"positions that each reads {default}")
     add("--temperature", type=float, default=0.07, help=f"of the softmax over cosines {default}")
     add("--device", choices=DEVICES, default="auto")
     add("--overwrite", action="store_true", help="segment finished videos again")
     args = parser.parse_args(arguments)
-    if min(args.size, args.top_k, args.latest + 1) < 1 or args.temperature <= 0:
-        raise InputError("--size, --top and --temperature must be above 0, and --latest at least 0")
+    if args.temperature <= 0:
+        raise InputError(f"--temperature {args.temperature}: expected a number above 0")
     binary = False
     if args.data_path:
         videos = folder_videos(args.data_path, args.size, args.videos, first_masks=True)

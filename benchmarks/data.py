@@ -44,29 +44,31 @@ def through_loader(dataset: Mixture, seconds: float, batch_size: int = 8) -> flo
 
 
 @exit_on_input_error
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--static_root", type=Path, help="folder of static image sets, as for train.py")
     parser.add_argument("--davis_root", type=Path, help="DAVIS, as for train.py")
     parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (default: 10)")
-    arguments = parser.parse_args()
-    if not (arguments.static_root or arguments.davis_root):
+    args = parser.parse_args(arguments)
+    if not (args.static_root or args.davis_root):
         parser.error("expected --static_root, --davis_root or both")
+    if not args.seconds > 0:
+        parser.error(f"--seconds {args.seconds}: expected a number above 0")
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     pipelines = {}
-    if arguments.static_root:
+    if args.static_root:
         for name, spline in (("static, spline in 1/3 of the frames", 1 / 3), ("static, no spline", 0.0)):
-            pipelines[name] = build_dataset(0, DataConfig(static_root=arguments.static_root))
+            pipelines[name] = build_dataset(0, DataConfig(static_root=args.static_root))
             for _, clips, _ in pipelines[name].entries:
                 if isinstance(clips, StaticClips):
                     clips.spline = spline
-    if arguments.davis_root:
-        pipelines["video"] = build_dataset(3, DataConfig(davis_root=arguments.davis_root))
+    if args.davis_root:
+        pipelines["video"] = build_dataset(3, DataConfig(davis_root=args.davis_root))
     print(f"{'samples/s':40}{'no loader':>12}{'1 worker':>12}")
     for name, dataset in pipelines.items():
-        core, worker = without_loader(dataset, arguments.seconds), through_loader(dataset, arguments.seconds)
+        core, worker = without_loader(dataset, args.seconds), through_loader(dataset, args.seconds)
         print(f"{name:40}{core:12.1f}{worker:12.1f}", flush=True)
 
 

@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Call, machine, make_clock, make_parser, median_seconds, write_json
+from benchmarks.timing import Call, machine, make_clock, make_parser, median_seconds, parse_flags, write_json
+from eval_flags import at_least
 from inference_core import FrameMemory, InferenceCore
 from inference_memory_bank import make_memory
 from model.config import PRESETS, NetworkConfig
@@ -194,21 +195,21 @@ def show(table: dict[str, dict[str, dict[str, float]]], variants: list[str], pea
 
 
 @exit_on_input_error
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__, repeats=5)
     add = parser.add_argument
     default = "(default %(default)s)"
     add("--model", choices=sorted(PRESETS), default="gsfm", help=f"preset {default}")
     add("--spectrum", choices=("half", "hermitian"), default="hermitian", help=f"of the spectral modules {default}")
-    add("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of the frames (default 480 854)")
-    add("--objects", type=int, nargs="+", default=[1], metavar="K", help="numbers of objects (default 1)")
-    add("--memory_frames", type=int, default=5, metavar="N", help=f"in the memory read {default}")
-    add("--top", type=int, default=50, metavar="K", help=f"memory positions each pixel reads {default}")
-    add("--interval", type=int, default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
+    add("--size", type=at_least(1), nargs=2, default=(480, 854), metavar=("H", "W"), help="of frames (default 480 854)")
+    add("--objects", type=at_least(1), nargs="+", default=[1], metavar="K", help="numbers of objects (default 1)")
+    add("--memory_frames", type=at_least(1), default=5, metavar="N", help=f"in the memory read {default}")
+    add("--top", type=at_least(1), default=50, metavar="K", help=f"memory positions each pixel reads {default}")
+    add("--interval", type=at_least(1), default=3, metavar="N", help=f"every N-th frame becomes memory {default}")
     add("--variants", nargs="+", choices=VARIANTS, default=list(COUNTED), help=f"(default {' '.join(COUNTED)})")
     add("--tf32", action="store_true", help="let CUDA's float32 convolutions and products use TF32")
     add("--peak", action="store_true", help="measure peak memory instead of time")
-    args = parser.parse_args()
+    args = parse_flags(parser, arguments)
     if "naive" in args.variants and args.spectrum != "hermitian":
         parser.error("--variants naive needs --spectrum hermitian")
 

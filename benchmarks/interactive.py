@@ -19,15 +19,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.frames import list_frames
-from datasets.images import mask_ids, read_image
+from datasets.frames import check_folder, list_frames, visible_paths
+from datasets.images import check_mask_size, image_size, mask_ids, read_image
+from eval_flags import at_least, video_names
 from predictor import VideoPredictor
 from scoring.folders import read_objects
 from scoring.metrics import score_masks
 from session import Session
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import atomic_path, write_bytes
+from util.files import atomic_path, check_output, write_bytes
 
 ROUNDS = 0, 1, 2, 3, 5, 8  # numbers of corrections in the table
 FORWARD = "suggested, forwards only"
@@ -42,10 +43,14 @@ class Clip(NamedTuple):
 
 
 def read_clip(root: Path, name: str) -> Clip:
-    """Raises `InputError` unless every frame has a mask."""
-    files = list_frames(root / "JPEGImages" / name)
-    truth = [read_objects(root / "GroundTruth" / name / f"{file.stem}.png") for file in files]
-    return Clip(name, [read_image(file) for file in files], truth)
+    """Raises `InputError` unless there are two frames, every frame has a mask, and the first mask an object."""
+    files, masks = list_frames(root / "JPEGImages" / name), root / "GroundTruth" / name
+    size, truth = image_size(files[0]), [read_objects(masks / f"{file.stem}.png") for file in files]
+    for file, ids in zip(files, truth, strict=True):
+        check_mask_size(masks / f"{file.stem}.png", ids.shape, file.name, size)
+    if len(files) < 2 or not truth[0].any():
+        raise InputError(f"{masks}: expected the masks of two frames or more, and an object in the first")
+    return Clip(name, [read_image(file, 1, size) for file in files], truth)
 
 
 def frame_scores(truth: np.ndarray, ids: np.ndarray, objects: list[int]) -> list[float]:
@@ -181,12 +186,12 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FILE", help="weights")
     add("--data_path", type=Path, required=True, metavar="FOLDER", help="contains JPEGImages/ and GroundTruth/")
-    add("--videos", metavar="A,B", help="only these videos (default: all)")
-    add("--size", type=int, default=480, metavar="N", help="shorter side at inference (default %(default)s)")
-    add("--rounds", type=int, default=8, metavar="N", help="corrections (default %(default)s)")
+    add("--videos", type=video_names, metavar="A,B", help="only these videos (default: all)")
+    add("--size", type=at_least(1), default=480, metavar="N", help="shorter side at inference (default %(default)s)")
+    add("--rounds", type=at_least(1), default=8, metavar="N", help="corrections (default %(default)s)")
     add("--choices", default="suggested,worst,uniform", help="comma-separated (default %(default)s)")
     add("--no-forwards", action="store_true", help="leave out the streaming predictor")
-    add("--draws", type=int, default=1, metavar="N", help="uniform: so many random choices (default %(default)s)")
+    add("--draws", type=at_least(1), default=1, metavar="N", help="random choices of uniform (default %(default)s)")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--plot", type=Path, metavar="FILE", help="PNG to write")
     add("--json", type=Path, metavar="FILE", help="write all rounds of all videos to this file")
@@ -194,11 +199,16 @@ def main(arguments: list[str] | None = None) -> None:
     names = args.choices.split(",")
     if unknown := set(names) - choices(0).keys():
         raise InputError(f"--choices {','.join(unknown)}: expected some of {', '.join(choices(0))}")
-    if not (args.data_path / "JPEGImages").is_dir():
-        raise InputError(f"{args.data_path}: expected JPEGImages/VIDEO and GroundTruth/VIDEO in it")
-    videos = (
-        args.videos.split(",") if args.videos else sorted(p.name for p in (args.data_path / "JPEGImages").iterdir())
-    )
+    for output, mark in ((args.json, names[0].encode()), (args.plot, b"Matplotlib")):
+        if output:
+            check_output(output, [args.model, args.data_path / "JPEGImages", args.data_path / "GroundTruth"], mark)
+    images = args.data_path / "JPEGImages"
+    check_folder(images, "JPEGImages/VIDEO and GroundTruth/VIDEO in --data_path")
+    videos = args.videos or [path.name for path in visible_paths(images) if path.is_dir()]
+    if not videos:
+        raise InputError(f"{images}: holds no folders; expected one folder of frames for each video")
+    for video in videos:
+        read_clip(args.data_path, video)  # raises before hours of work
     keep_freed_memory(pick_device(args.device))
     predictor = VideoPredictor.load(args.model, args.device, size=args.size)
     played: dict[str, dict[str, list[Round]]] = {}

@@ -19,7 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Call, make_clock, make_parser, median_seconds, write_json
+from benchmarks.timing import Call, make_clock, make_parser, median_seconds, parse_flags, write_json
+from eval_flags import at_least
 from inference_memory_bank import SpaceTimeMemory
 from tests.naive import dense_read
 from util.device import keep_freed_memory, pick_device
@@ -27,15 +28,15 @@ from util.errors import exit_on_input_error
 
 
 @exit_on_input_error
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__, repeats=3)
     add = parser.add_argument
-    add("--frames", type=int, nargs="+", default=[1, 5, 33, 100, 300], help="memory frames (default 1 5 33 100 300)")
-    add("--objects", type=int, nargs="+", default=[1, 3], help="numbers of objects (default 1 3)")
-    add("--map", type=int, nargs=2, default=(30, 54), metavar=("H", "W"), help="size of the features (default 30 54)")
-    add("--top", type=int, default=50, metavar="K", help="positions each query reads (default %(default)s)")
+    add("--frames", type=at_least(1), nargs="+", default=[1, 5, 33, 100, 300], help="(default 1 5 33 100 300)")
+    add("--objects", type=at_least(1), nargs="+", default=[1, 3], help="numbers of objects (default 1 3)")
+    add("--map", type=at_least(1), nargs=2, default=(30, 54), metavar=("H", "W"), help="of features (default 30 54)")
+    add("--top", type=at_least(1), default=50, metavar="K", help="positions each query reads (default %(default)s)")
     add("--naive_limit", type=int, default=100, metavar="N", help="most frames of the naive read (default %(default)s)")
-    args = parser.parse_args()
+    args = parse_flags(parser, arguments)
     device = pick_device(args.device)
     keep_freed_memory(device)
     clock = make_clock(device, args.busy)

@@ -22,7 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import Call, machine, make_clock, make_parser, write_json
+from benchmarks.timing import Call, machine, make_clock, make_parser, parse_flags, write_json
+from eval_flags import at_least
 from inference_core import InferenceCore
 from inference_memory_bank import make_memory
 from model.config import MemoryName, NetworkConfig
@@ -95,10 +96,10 @@ def plot(rows: list[dict[str, Any]], output: Path) -> None:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__, repeats=5)
-    parser.add_argument("--frames", type=int, nargs="+", default=FRAMES, help="(default: 10 100 1000 10000)")
+    parser.add_argument("--frames", type=at_least(1), nargs="+", default=FRAMES, help="(default: 10 100 1000 10000)")
     parser.add_argument("--max_gib", type=float, default=4, help="leave out larger space-time memories (default: 4)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG to write")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     device = pick_device(args.device)
     keep_freed_memory(device)
     clock = make_clock(device, args.busy)

@@ -9,7 +9,7 @@ Without folders, five videos of 80 frames of 854×480 with one object are genera
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.images import read_mask, write_mask
+from eval_flags import at_least
 from scoring.folders import score_folders
 from util.errors import InputError, Parser, exit_on_input_error
 from util.parallel import cpu_count
@@ -57,14 +58,13 @@ def naive_f(truth: np.ndarray, prediction: np.ndarray) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def naive_folders(truth: Path, prediction: Path) -> tuple[float, float]:
-    """Mean J and F over the objects of all videos; ids from the first frame, first and last frame left out."""
+def naive_folders(files: Iterable[Mapping[str, tuple[Path, Path]]]) -> tuple[float, float]:
+    """Mean J and F over the objects of all videos; ids from the first frame, which is left out."""
     j_means, f_means = [], []
-    for video in sorted(path for path in truth.iterdir() if path.is_dir()):
-        paths = sorted(video.glob("*.png"))
-        masks = [[read_mask(p) for p in (path, prediction / video.name / path.name)] for path in paths]
+    for frames in files:
+        masks = [[read_mask(path) for path in pair] for pair in frames.values()]
         for object_id in np.unique(masks[0][0])[1:]:
-            pairs = [(a == object_id, b == object_id) for a, b in masks[1:-1]]
+            pairs = [(a == object_id, b == object_id) for a, b in masks[1:]]
             j_means.append(np.mean([naive_j(*pair) for pair in pairs]))
             f_means.append(np.mean([naive_f(*pair) for pair in pairs]))
     return float(np.mean(j_means)), float(np.mean(f_means))
@@ -106,21 +106,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--truth", type=Path, help="folder of ground-truth masks: VIDEO/FRAME.png")
     parser.add_argument("--prediction", type=Path, help="folder of predicted masks of the same layout")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each program, of which the shortest counts")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs, of which the shortest counts")
     args = parser.parse_args(arguments)
-    if bool(args.truth) != bool(args.prediction) or args.repeats < 1:
-        raise InputError("expected both --truth and --prediction, or neither, and --repeats of at least 1")
+    if bool(args.truth) != bool(args.prediction):
+        raise InputError("expected both --truth and --prediction, or neither")
     with tempfile.TemporaryDirectory() as scratch:
         truth, prediction = args.truth, args.prediction
         if not truth:
             draw_folders(Path(scratch))
             truth, prediction = Path(scratch) / "truth", Path(scratch) / "prediction"
 
+        files = score_folders(truth, prediction).files.values()  # raises for faulty folders
+
         def optimized_folders(workers: int) -> tuple[float, float]:
             summary = score_folders(truth, prediction, workers=workers).summary()
             return summary.j.mean, summary.f.mean
 
-        naive_time, expected = best_time(lambda: naive_folders(truth, prediction), args.repeats)
+        naive_time, expected = best_time(lambda: naive_folders(files), args.repeats)
         rows = {"definition": (naive_time, expected)}
         for workers in sorted({1, cpu_count()}):
             rows[f"scoring, {workers} threads"] = best_time(partial(optimized_folders, workers), args.repeats)

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from eval_flags import at_least
 from util.device import DEVICES
 from util.errors import Parser
-from util.files import write_bytes
+from util.files import check_output, write_bytes
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -23,11 +24,20 @@ def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
     """A parser with the shared flags; ``doc``: see `Parser`."""
     parser = Parser(doc)
     add = parser.add_argument
-    add("--repeats", type=int, default=repeats, metavar="N", help="timings, after an untimed one (default %(default)s)")
+    add("--repeats", type=at_least(1), default=repeats, metavar="N", help="after an untimed one (default %(default)s)")
     add("--busy", action="store_true", help="processor time per thread, for busy machines (OMP_WAIT_POLICY=passive)")
     add("--device", choices=DEVICES, default="auto", help="(default %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all figures to this file")
     return parser
+
+
+def parse_flags(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The values of the flags. Raises `InputError`, before hours of work, for files that cannot be written."""
+    args = parser.parse_args(arguments)
+    for path, mark in ((args.json, b'"machine"'), (vars(args).get("plot"), b"Matplotlib")):
+        if path:
+            check_output(path, [], mark)
+    return args
 
 
 def make_clock(device: torch.device, busy: bool) -> Callable[[], float]:

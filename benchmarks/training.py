@@ -20,7 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import make_clock, make_parser, write_json
+from benchmarks.timing import make_clock, make_parser, parse_flags, write_json
+from datasets.config import DataConfig
+from eval_flags import at_least
 from inference_memory_bank import make_memory
 from model.config import PRESETS, NetworkConfig
 from model.losses import compute_losses
@@ -76,17 +78,19 @@ def measure(args: argparse.Namespace, stage: int, crop: int, batch: int) -> dict
 
 
 @exit_on_input_error
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__, repeats=3)
     add = parser.add_argument
     add("--model", choices=sorted(PRESETS), default="gsfm", help="preset (default %(default)s)")
     add("--stage", type=int, nargs="+", default=[0, 3], choices=range(4), help="0: one object, else two (default 0 3)")
-    add("--batch", type=int, nargs="+", default=[1], metavar="N", help="clips per step (default 1)")
+    add("--batch", type=at_least(1), nargs="+", default=[1], metavar="N", help="clips per step (default 1)")
     add("--crop", type=int, nargs="+", default=[384], metavar="N", help="side in pixels (default 384)")
     add("--amp", choices=("fp16", "bf16"), help="mixed precision (default: float32)")
     add("--compile", action="store_true", help="torch.compile, as train.py --compile")
     add("--checkpoint_activations", action="store_true", help="as train.py --checkpoint_activations")
-    args = parser.parse_args()
+    args = parse_flags(parser, arguments)
+    for crop in args.crop:
+        DataConfig(crop=crop).check(args.stage[0])
     heads = ("stage", "crop", "batch", *PHASES, "seconds/step", "seconds/clip", "peak GiB")
     print("".join(f"{head:>13}" for head in heads))
     rows = []

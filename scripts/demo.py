@@ -51,12 +51,15 @@ def short(path: Path) -> Path:
 
 
 def run(script: str, *options: str | Path) -> None:
-    """Print a command line and run it with this Python interpreter; if it fails, exit with its code."""
+    """Print a command line and run it with this Python interpreter; if it fails, exit with its code.
+
+    One that is killed, as when memory runs out, has left no message itself.
+    """
     words = [str(short(ROOT / script)), *map(str, options)]
     print(f"\n$ python {shlex.join(words)}", flush=True)
     code = subprocess.run([sys.executable, *words], check=False).returncode
     if code:
-        sys.exit(code)
+        sys.exit(code if code > 0 else f"error: {script} was killed by signal {-code}")
 
 
 def fetch_chair(url: str, folder: Path) -> bool:

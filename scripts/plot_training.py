@@ -42,8 +42,9 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
     if len(logs) != 1:
         raise InputError(f"{run}: expected the folder of one training run, with its <id>_log.jsonl")
     curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
+    entries = read_log(logs[0])
     try:
-        for entry in read_log(logs[0]):
+        for entry in entries:
             if "iteration" in entry:
                 for name in CURVES.keys() & entry.keys():
                     value = curves[name][entry["iteration"]] = float(entry[name])

@@ -37,12 +37,14 @@ def seen_and_unseen(scores: Scores, listed: set[str], meta: Path | None) -> dict
     """Scores of the seen objects, of the others, and the mean of the two, which is YouTube-VOS's overall score.
 
     ``listed`` names the seen objects by video, by 'video id' or by their category in ``meta``. Raises `InputError` if
-    one of the groups is empty.
+    one of the groups is empty, and for an object that ``meta`` does not have.
     """
     categories = read_categories(meta) if meta else {}
 
     def is_seen(score: ObjectScore) -> bool:
         key = f"{score.video} {score.id}"
+        if meta and key not in categories:
+            raise InputError(f"{meta}: has no object {score.id} of video {score.video}; expected every scored one")
         return not listed.isdisjoint({score.video, key, categories.get(key)})
 
     groups = {}

@@ -30,14 +30,24 @@ def test_a_variant_is_trained_and_scored_once(tmp_path, capsys):
     log = (saves / name / "output.txt").read_text()
     assert "--no-lfm --seed 7" in log and "lfm=False" in log and "blackswan" in log
 
-    main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training])
+    main(["--variants", "no-lfm", "--seeds", "7", "7", *data, "--", *training])
     assert weights.stat().st_mtime_ns == written and "already finished" in (saves / name / "output.txt").read_text()
-    assert capsys.readouterr().out.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == 2
+    printed = capsys.readouterr().out
+    assert printed.count(f"| no-lfm | 1 | {result['J&F']:.1f} |") == printed.count("no-lfm, seed 7") == 2
     faulty = {"--crop 47": "--crop 47", "--lr 1e-3": "another --prefix", "--id mine": "--id"}
     for flags, message in faulty.items():
         with pytest.raises(SystemExit) as exit:
             main(["--variants", "no-lfm", "--seeds", "7", *data, "--", *training, *flags.split()])
         assert exit.value.code == 2 and message in capsys.readouterr().err
+
+    mask = davis / "Annotations/480p/blackswan/00003.png"
+    whole = mask.read_bytes()
+    mask.write_bytes(b"not a mask")
+    for path, fault in ((davis, str(mask)), (tmp_path, "JPEGImages/480p: no such folder")):  # before any training
+        with pytest.raises(SystemExit) as exit:
+            main(["--prefix", "unscored", *data, "--davis_path", str(path), "--", *training])
+        assert exit.value.code == 2 and fault in capsys.readouterr().err and len(list(saves.iterdir())) == 1
+    mask.write_bytes(whole)
 
     # The next stage, each run from the weights of its own: stopped after one of two iterations, then gone on with.
     weights = str(weights).replace(name, "ablation-{variant}-{seed}")

@@ -11,6 +11,7 @@ import annotate
 import eval_generic
 import eval_youtube
 import train
+from benchmarks import data, inference, interactive, memory_read, memory_scaling, training
 from model.network import save_network
 from scripts import (
     check_masks,
@@ -32,6 +33,7 @@ VIDEO, FOLDER = [*EVAL, "--video", "clip.mp4", "--mask"], [*EVAL, "--data_path",
 YOUTUBE = [*EVAL, "--yv_path", "youtube", "--six_fps"]
 TRAIN = ["--id", "run", "--stage", "0", "--static_root", "data", "--saves", "out", "--device", "cpu"]
 ANNOTATE = ["--workspace", "out", "--model", "model.pth", "--no_browser"]
+ROBOT = ["--model", "model.pth", "--data_path", "data", "--device", "cpu"]
 SCORE = ["data/Annotations", "data/Annotations", "--all_frames"]
 
 CASES = [
@@ -83,13 +85,23 @@ CASES = [
     (check_masks, ["data", "--fix", LONG], "error: a"),
     (check_masks, ["--video", "a:b.mp4", "--mask", "mask.png"], "a:b.mp4: cannot be opened as a video"),
     (convert_checkpoint, ["model.pth", "loop"], "loop"),
-    (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "top_k=-1: expected at least 1"),
+    (convert_checkpoint, ["model.pth", "out", "--top", "-1"], "--top: '-1': expected a whole number of at least 1"),
     (annotate, ["--video", "clip.mp4", *ANNOTATE, "--port", "1000000000000"], "--port 1000000000000: cannot listen"),
     (annotate, ["--video", "clip.mp4", *ANNOTATE, "--host", "\udcff"], "cannot listen there"),
     (train, [*TRAIN, "--static_root", LONG], "error: a"),
     (train, [*TRAIN, "--load_network", "loop"], "loop: "),
     (train, [*TRAIN, "--load_network", ""], "--load_network: has an empty value"),
     (train, [*TRAIN, "--seed", "-1"], "--seed -1: expected"),
+    (memory_read, ["--repeats", "0"], "--repeats: '0': expected a whole number of at least 1"),
+    (memory_read, ["--map", "0", "2"], "--map: '0': expected a whole number of at least 1"),
+    (memory_read, ["--json", "mask.png/figures.json"], "figures.json: cannot be written"),
+    (memory_scaling, ["--plot", "clip.mp4"], "clip.mp4: exists and was not written by this program"),
+    (interactive, [*ROBOT, "--json", "data/JPEGImages/a/00000.jpg"], "00000.jpg: is part of the input data/JPEGImages"),
+    (interactive, [*ROBOT, "--plot", "mask.png"], "mask.png: exists and was not written by this program"),
+    (inference, ["--interval", "0"], "--interval: '0': expected a whole number of at least 1"),
+    (training, ["--crop", "384", "40"], "--crop 40: expected a multiple of 16"),
+    (data, ["--static_root", "data", "--seconds", "0"], "--seconds 0.0: expected a number above 0"),
+    (interactive, [*ROBOT, "--draws", "0"], "--draws: '0': expected a whole number of at least 1"),
 ]
 
 

@@ -93,6 +93,15 @@ def test_demo_on_a_downloaded_clip(tmp_path, tiny_weights, server, monkeypatch, 
         assert len(note) == 1 and reason in note[0] and calls[0][0] == "scripts/make_synthetic.py"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_demo_says_what_was_killed(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit, match="error: scripts/make_synthetic.py was killed by signal 9"):
+        scripts.demo.main(["--output", str(tmp_path)])
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_demo_quotes_file_names():
     for variables, flags in (
@@ -102,3 +111,24 @@ def test_make_demo_quotes_file_names():
         command = ["make", "--no-print-directory", "--dry-run", "demo", *variables]
         printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert shlex.split(printed.splitlines()[-1])[1:] == ["scripts/demo.py", *flags]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_finishes_an_environment_that_was_left_without_pip(tmp_path):
+    """As by Ctrl-C, and by Debian's Python where its venv package is missing."""
+    whole = f"#!/bin/sh\ncase $2 in venv) cp {tmp_path}/python {tmp_path}/venv/bin/python;; esac\n"
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    for path, text in ((tmp_path / "python", whole), (tmp_path / "venv/bin/python", "#!/bin/sh\nexit 1\n")):
+        path.write_text(text)
+        path.chmod(0o755)
+    command = ["make", "setup", f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert (tmp_path / "venv/.runtime").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_runs_in_a_folder_that_was_moved():
+    """Where scripts of pip, such as .venv/bin/mypy, still name the old one."""
+    command = ["make", "--dry-run", "lint", "format", "VENV=v", "-o", "v/.dev"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines and all(line.startswith("v/bin/python -m ") for line in lines if "v/bin" in line)

@@ -33,6 +33,17 @@ def test_robot_user(tmp_path, tiny_weights, capsys):
         interactive.main([*map(str, flags), "--choices", "best"])
     assert "expected some of suggested, worst, uniform" in capsys.readouterr().err
 
+    last = tmp_path / "GroundTruth/last/00000.png"
+    write_image(tmp_path / "JPEGImages/last/00000.jpg", frames[0])
+    (tmp_path / "JPEGImages/.hidden").touch()
+    for mask, fault in ((None, "no such file"), (truth[0, :9], "the mask is 32×9 pixels"), (truth[0], "two frames")):
+        if mask is not None:
+            write_mask(last, mask)
+        with pytest.raises(SystemExit) as end:
+            interactive.main([*map(str, flags)])
+        printed, error = capsys.readouterr()
+        assert end.value.code == 2 and not printed and str(last.parent) in error and fault in error
+
 
 def test_rank_correlation():
     assert interactive.rank_correlation([(0.1, 0.5), (0.4, 0.9), (0.2, 0.6)]) == 1

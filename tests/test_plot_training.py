@@ -11,7 +11,9 @@ ENTRY = '{"iteration": 1, "loss": 0.5, "iou": 0.5, "lr": 1e-4, "seconds": 1}\n'
 def test_gaps_and_other_entries_are_skipped(tmp_path, capsys):
     log = tmp_path / "run$_{$1" / "run_log.jsonl"
     log.parent.mkdir()
-    log.write_text('{"config": {}}\n' + ENTRY + '{"iteration": 3, "loss": NaN, "val": 1}\n{"iteration": 2, "los')
+    log.write_text(
+        '{"config": {}}\n' + ENTRY + '{"iteration": 3, "loss": NaN, "val": 1}\n{"iteration": 2, "los\n\0\0\0\0\0'
+    )
     for run in (log.parent, log):
         plot_training.main([str(run), "--smooth", "9"])
         assert capsys.readouterr().out == f"{log.parent}/curves.png: {run} to iteration 3\n"
@@ -45,5 +47,5 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, capsys, log, flags, message)
     with pytest.raises(SystemExit) as end:
         plot_training.main([str(tmp_path / "run"), *flags])
     error = capsys.readouterr().err
-    assert end.value.code == 2 and message in error and error.count("\n") == 1
+    assert end.value.code == 2 and message in error and error.count("\n") == 1 and error.count("jsonl: is") <= 1
     assert not (tmp_path / "run/curves.png").exists()

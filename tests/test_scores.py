@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.scores import main as compare_speed
 from benchmarks.scores import naive_boundary, naive_f, naive_j
 from datasets.frames import list_frames
 from datasets.images import read_image, write_image, write_mask
@@ -239,6 +240,18 @@ def test_names_of_videos_on_the_command_line(tmp_path, capsys):
     assert f"{tmp_path / ('w' * 300)}: no ground truth" in error and error.count("\n") == 1
 
 
+def test_speed_against_the_definition(tmp_path, capsys):
+    save(tmp_path / "truth", video({1: 0, 2: 0}))
+    save(tmp_path / "results", np.roll(video({1: 0, 2: 0}), 1, axis=1))
+    folders = ["--truth", str(tmp_path / "truth"), "--prediction", str(tmp_path / "results"), "--repeats", "1"]
+    compare_speed(folders)  # asserts that the numbers are equal
+    assert "definition" in capsys.readouterr().out
+    write_mask(tmp_path / "results/00004.png", np.ones((9, 9), np.uint8))
+    with pytest.raises(SystemExit) as end:
+        compare_speed(folders)
+    assert end.value.code == 2 and "results/00004.png: is 9×9 pixels" in capsys.readouterr().err
+
+
 def run_script(name, *arguments):
     command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -274,5 +287,9 @@ def test_score_script(tmp_path):
     assert f"{100 * content['global']['J&F']:.1f}" in result.stdout.splitlines()[1]
     assert read_image(files["png"]).std() > 10
 
+    meta["a"]["objects"].pop("3")  # would count as unseen
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": meta}))
+    result = run_script("score.py", tmp_path / "t", tmp_path / "p", *arguments)
+    assert result.returncode == 2 and "meta.json: has no object 3 of video a" in result.stderr
     result = run_script("score.py", tmp_path / "t", tmp_path / "nothing")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "nothing: no such folder" in result.stderr

@@ -170,7 +170,7 @@ class TrainLogger:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``*_log.jsonl``; a line that was cut off by a kill is left out.
+    """The entries of a ``*_log.jsonl``; a line that was cut off by a kill or a power cut is left out.
 
     Raises `InputError` unless each entry is a dict and its iteration, if it has one, a whole number.
     """
@@ -178,7 +178,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     try:
         for line in lines:
             with suppress(json.JSONDecodeError):
-                entries.append(json.loads(line))
+                entries.append(json.loads(line.decode()))  # which takes the zeros of a power cut for no encoding
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a training log ({error}); expected lines of names and numbers") from error
     for entry in entries:

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import stat
+import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,7 +89,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) -> None:
-    """Raise `InputError` if the file to write is an input, or is there already but was not made by the same program.
+    """Raise `InputError` if the file to write is an input, is there already but of others, or cannot be written.
 
     ``inputs``: files, and folders with all that is in them. ``mark``: is near the start of the program's own files;
     None: whatever is there already is refused.
@@ -104,6 +105,11 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
         with target.open("rb") as file:
             if mark not in file.read(4096):
                 raise InputError(f"{path}: exists and was not written by this program; expected another file to write")
+    try:
+        with tempfile.TemporaryFile(dir=next(parent for parent in target.parents if parent.exists())):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager
