@@ -96,7 +96,7 @@ class SpaceTimeMemory:
         if not self._length:
             self._keys, self._values, self._objects = keys[:, :0], values[:, :0], value.shape[1]
         slot = len(self._entries) if temporary else self._new_entry(frame, permanent)
-        if not temporary and self._entries[slot].permanent:
+        if self.given_bias and not temporary and self._entries[slot].permanent:
             keys[..., -1] += self.given_bias
         self._per_frame = keys.shape[1]
         self._length = (len(self._entries) + temporary) * self._per_frame

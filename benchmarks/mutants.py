@@ -98,7 +98,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "slot = len(self._entries) if temporary else": "slot =",
         "_Entry(frame, permanent or not self._entries, ": "_Entry(frame, permanent, ",
         "slot = min(evictable, key": "slot = max(evictable, key",
-        "if not temporary and self._entries[slot].permanent:": "if permanent:",
+        "not temporary and self._entries[slot].permanent:": "permanent:",
         "key.softmax(dim=2) if self.norm": "key.softmax(dim=1) if self.norm",
         "query.float().softmax(dim=1) if": "query.float().softmax(dim=2) if",
         "(context - self._mean) / (self._count + 1)": "(context - self._mean) / (self._count + 2)",
