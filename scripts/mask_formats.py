@@ -63,7 +63,7 @@ def read_frames(path: Path, source: Format) -> Iterator[Frame]:
                 if any(mask.shape != frame.size for _, mask in frame.objects):
                     raise ValueError(f"the masks of frame {frame.name} differ in size")
                 if (frame.video, frame.name) in seen:
-                    where = f" of {frame.video}" * bool(frame.video)
+                    where = f" of {frame.video}" if frame.video else ""
                     fault = f"frame {frame.name}{where} occurs twice"
                     raise InputError(f"{file}: {fault}; expected names that differ in more than the suffix")
                 seen.add((frame.video, frame.name))
