@@ -28,7 +28,7 @@ from scoring.metrics import score_masks
 from session import Session
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import atomic_path, check_output, write_bytes
+from util.files import atomic_path, check_outputs, write_bytes
 
 ROUNDS = 0, 1, 2, 3, 5, 8  # numbers of corrections in the table
 FORWARD = "suggested, forwards only"
@@ -199,10 +199,9 @@ def main(arguments: list[str] | None = None) -> None:
     names = args.choices.split(",")
     if unknown := set(names) - choices(0).keys():
         raise InputError(f"--choices {','.join(unknown)}: expected some of {', '.join(choices(0))}")
-    for output, mark in ((args.json, names[0].encode()), (args.plot, b"Matplotlib")):
-        if output:
-            check_output(output, [args.model, args.data_path / "JPEGImages", args.data_path / "GroundTruth"], mark)
     images = args.data_path / "JPEGImages"
+    inputs = [args.model, images, args.data_path / "GroundTruth"]
+    check_outputs([(args.json, names[0].encode()), (args.plot, b"Matplotlib")], inputs)
     check_folder(images, "JPEGImages/VIDEO and GroundTruth/VIDEO in --data_path")
     videos = args.videos or [path.name for path in visible_paths(images) if path.is_dir()]
     if not videos:

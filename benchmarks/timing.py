@@ -14,7 +14,7 @@ import torch
 from eval_flags import at_least
 from util.device import DEVICES
 from util.errors import Parser
-from util.files import check_output, write_bytes
+from util.files import check_outputs, write_bytes
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -34,9 +34,7 @@ def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
 def parse_flags(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
     """The values of the flags. Raises `InputError`, before hours of work, for files that cannot be written."""
     args = parser.parse_args(arguments)
-    for path, mark in ((args.json, b'"machine"'), (vars(args).get("plot"), b"Matplotlib")):
-        if path:
-            check_output(path, [], mark)
+    check_outputs([(args.json, b'"machine"'), (vars(args).get("plot"), b"Matplotlib")])
     return args
 
 

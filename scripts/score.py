@@ -24,7 +24,7 @@ from eval_flags import video_names
 from scoring.folders import ObjectScore, Scores, format_table, score_folders
 from scoring.metrics import Summary, mean_summary
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import check_output, read_json, write_bytes
+from util.files import check_outputs, read_json, write_bytes
 
 EPILOG = """
 Both folders contain VIDEO/FRAME.png, or the frames of one video: palette or grey PNGs whose values are object ids, or
@@ -130,9 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("--meta: has the categories for --seen, which is not given")
 
     listed = set(read_names(args.seen)) if args.seen else set()
-    for output, mark in ((args.csv, b"J&F"), (args.json, b"J&F"), (args.plot, b"Matplotlib")):
-        if output:
-            check_output(output, [args.truth, args.prediction], mark)
+    outputs = [(args.csv, b"J&F"), (args.json, b"J&F"), (args.plot, b"Matplotlib")]
+    check_outputs(outputs, [args.truth, args.prediction])
     if args.images:
         check_folder(args.images, "VIDEO/FRAME.jpg for --images")
     scores = score_folders(args.truth, args.prediction, args.videos, args.all_frames, args.workers)

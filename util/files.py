@@ -112,6 +112,13 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def check_outputs(outputs: Iterable[tuple[Path | None, bytes]], inputs: Collection[Path] = ()) -> None:
+    """`check_output` for each file to write, with its mark; None: it is not wanted."""
+    for path, mark in outputs:
+        if path:
+            check_output(path, inputs, mark)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside ``path``; what is written there replaces ``path`` when the block ends.
