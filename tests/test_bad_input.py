@@ -67,6 +67,7 @@ CASES = [
     (convert_masks, ["data/Annotations", "loop", "--to", "coco"], "loop: exists"),
     (extract_frame, ["clip.mp4", "loop.png"], "loop.png: exists"),
     (score, [*SCORE, "--csv", "pipe", "--videos", "missing"], "pipe: is not a regular file; expected"),
+    (score, [*SCORE, "--csv", "out", "--json", "data/../out"], "data/../out: is named for two outputs"),
     (score, [*SCORE, "--plot", "out", "--images", "pipe"], "pipe: no such folder; expected VIDEO/FRAME.jpg"),
     (score, [*SCORE, "--meta", "huge.json"], "--meta: has the categories for --seen"),
     (score, [*SCORE, "--workers", "-1"], "--workers -1: expected 1 to 1024 threads"),

@@ -113,10 +113,14 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
 
 
 def check_outputs(outputs: Iterable[tuple[Path | None, bytes]], inputs: Collection[Path] = ()) -> None:
-    """`check_output` for each file to write, with its mark; None: it is not wanted."""
+    """`check_output` for each file to write, with its mark; None: it is not wanted. No two may be the same file."""
+    seen: set[str] = set()
     for path, mark in outputs:
         if path:
             check_output(path, inputs, mark)
+            if (target := os.path.realpath(path)) in seen:
+                raise InputError(f"{path}: is named for two outputs; expected another file for each")
+            seen.add(target)
 
 
 @contextmanager
