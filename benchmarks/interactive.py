@@ -8,7 +8,6 @@ the one that the session suggests, the worst one, or one drawn at random. For co
 ones are also given to the streaming predictor, which only goes forwards.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.timing import write_json
 from datasets.frames import check_folder, list_frames, visible_paths
 from datasets.images import check_mask_size, image_size, mask_ids, read_image
 from eval_flags import at_least, video_names
@@ -28,7 +28,7 @@ from scoring.metrics import score_masks
 from session import Session
 from util.device import DEVICES, keep_freed_memory, pick_device
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import atomic_path, check_outputs, write_bytes
+from util.files import atomic_path, check_outputs
 
 ROUNDS = 0, 1, 2, 3, 5, 8  # numbers of corrections in the table
 FORWARD = "suggested, forwards only"
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--choices {','.join(unknown)}: expected some of {', '.join(choices(0))}")
     images = args.data_path / "JPEGImages"
     inputs = [args.model, images, args.data_path / "GroundTruth"]
-    check_outputs([(args.json, names[0].encode()), (args.plot, b"Matplotlib")], inputs)
+    check_outputs([(args.json, b'"machine"'), (args.plot, b"Matplotlib")], inputs)
     check_folder(images, "JPEGImages/VIDEO and GroundTruth/VIDEO in --data_path")
     videos = args.videos or [path.name for path in visible_paths(images) if path.is_dir()]
     if not videos:
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.plot:
         plot(played, args.rounds, args.plot)
     if args.json:
-        write_bytes(args.json, json.dumps(played, indent=1).encode())
+        write_json(args.json, predictor.device, {"rounds": played})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_robot_user(tmp_path, tiny_weights, capsys):
     interactive.main([str(flag) for flag in flags])
     out = capsys.readouterr().out
     assert out.count("| corrected frames | 0 | 1 | 2 | 3 | area | s per round |") == 2
-    played = json.loads((tmp_path / "rounds.json").read_text())
+    played = json.loads((tmp_path / "rounds.json").read_text())["rounds"]
     assert played.keys() == {"suggested", "worst", "uniform", interactive.FORWARD}
     for name, clips in played.items():
         for rows in clips.values():
@@ -32,6 +32,8 @@ def test_robot_user(tmp_path, tiny_weights, capsys):
     with pytest.raises(SystemExit):
         interactive.main([*map(str, flags), "--choices", "best"])
     assert "expected some of suggested, worst, uniform" in capsys.readouterr().err
+    interactive.main([*map(str, flags), "--choices", "worst", "--rounds", "1"])  # replaces its own files
+    assert "| worst |" in capsys.readouterr().out
 
     last = tmp_path / "GroundTruth/last/00000.png"
     write_image(tmp_path / "JPEGImages/last/00000.jpg", frames[0])
