@@ -5,7 +5,6 @@ nor its probabilities are ever held in memory.
 """
 
 import sys
-import tempfile
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +28,7 @@ from results.writer import WriteBehind
 from util.device import autocast
 from util.distributed import as_free, gather, rank, world_size
 from util.errors import InputError, describe, is_out_of_memory
+from util.files import check_writable
 from util.progress import progress_bar
 
 OUT_OF_MEMORY = "out of memory; a smaller --size, a larger --mem_every or --max_memory_frames needs less, --adapt more"
@@ -106,11 +106,7 @@ def evaluate(
         except InputError as error:
             failed[video.name] = str(error)
     check_inputs_survive(results, inputs)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror}); expected a writable --output") from error
+    check_writable(output, output)
     candidates = [] if overwrite else results
     finished = [result.video.name for result in candidates if result.are_finished(overwrite_changed)]
     finished = gather(finished)[0]  # all processes must agree

@@ -105,8 +105,14 @@ def check_output(path: Path, inputs: Iterable[Path], mark: bytes | None = None) 
         with target.open("rb") as file:
             if mark not in file.read(4096):
                 raise InputError(f"{path}: exists and was not written by this program; expected another file to write")
+    check_writable(path, target.parent)
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Raise `InputError`, which names ``path``, unless ``folder``, which need not exist yet, can hold a new file."""
+    place = Path(os.path.realpath(folder))
     try:
-        with tempfile.TemporaryFile(dir=next(parent for parent in target.parents if parent.exists())):
+        with tempfile.TemporaryFile(dir=next(parent for parent in (place, *place.parents) if parent.exists())):
             pass
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
