@@ -30,7 +30,7 @@ from PIL import Image
 from datasets.images import mask_ids, write_mask
 from scripts.mask_formats import FORMATS, Frame, detect, pycocotools_mask, read_frames
 from util.errors import InputError, Parser, exit_on_input_error
-from util.files import check_output, write_bytes
+from util.files import atomic_folder, check_output, write_bytes
 
 EPILOG = """
 Masks are written to TARGET/VIDEO/FRAME.png with the names of the annotated images: VIDEO/FRAME.jpg in an XML or JSON
@@ -226,7 +226,8 @@ def main(arguments: list[str] | None = None) -> None:
             count += 1
             yield mask
 
-    WRITERS[args.to](args.target, counted(number_objects(read_frames(args.source, source_format), args.source)))
+    with atomic_folder(args.target) as target:
+        WRITERS[args.to](target, counted(number_objects(read_frames(args.source, source_format), args.source)))
     print(f"{args.target}: {count} frames as {args.to}")
 
 

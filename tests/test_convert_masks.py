@@ -276,6 +276,7 @@ def test_images_whose_masks_would_replace_each_other(tmp_path, capsys, names):
             convert([str(tmp_path / source), str(tmp_path / f"out_{source}")])
         stem = names[0].partition(".")[0]
         assert end.value.code == 2 and f"{source}: frame {stem} of v occurs twice" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "in.xml"]  # no mask of the first frame
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")

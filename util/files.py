@@ -168,6 +168,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield the name of a folder or file to make, which becomes ``path`` when the block ends; an error leaves nothing.
+
+    ``path`` must not exist. Missing parent folders are created.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".tmp", f".{target.name}.", target.parent) as scratch:
+        made = Path(scratch) / target.name
+        yield made
+        made.rename(target)
+
+
 @functools.cache  # once per process and folder: folders of results are large
 def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that processes of this machine left in ``folder`` when they were killed."""
