@@ -188,7 +188,7 @@ class Session:
 
         Each frame without a mask votes for those that are nearer to it than any mask, by as much as they are nearer,
         times the mean doubt of its objects, times how unlike the user frames it looks. Raises `InputError` if there is
-        no frame left, or no result yet.
+        no frame left on which an object may be, or no result yet.
         """
         left = [index for index in self._results if index not in self._user_frames and index in self._looks]
         known = [index for index in self._user_frames if index in self._looks]
@@ -237,6 +237,7 @@ class Session:
         reached = set().union(*span.passes())
         for index in set(span.frames) - reached:  # all are absent by the user's word
             self._keep(index, np.zeros(self.frames.size, np.uint8), dict.fromkeys(span.object_ids, 1.0), span.made_from)
+            self._looks.pop(index, None)  # of an earlier result: `next_frame` is to answer as in a fresh session
 
     def _image(self, index: int) -> torch.Tensor:
         """3×h×w RGB in [0, 1] on the device, at inference size."""

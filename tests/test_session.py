@@ -300,6 +300,20 @@ def test_suggestions_divide_a_still_video(tiny_network):
         session.annotate(suggested, mask(1))
 
 
+def test_no_frame_is_suggested_where_all_objects_are_absent(new_session):
+    """Whatever was there before."""
+    used, fresh = new_session(), new_session()
+    used.annotate(0, mask(1))
+    used.propagate()
+    assert used.next_frame() > 0
+    for session in (used, fresh):
+        session.annotate(0, mask(1))
+        session.annotate(1, np.zeros(SIZE, int), complete=True)
+        session.propagate()
+        with pytest.raises(InputError, match="no frame to suggest"):
+            session.next_frame()
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi", "ts", "h264"])  # the latter three: times are of no use
 def test_random_access_equals_the_stream(tmp_path, suffix):
     """A video file with B-frames and distant key frames, read backwards, in jumps and forwards."""
