@@ -150,7 +150,7 @@ class VideoPredictor:
         self.precision = network.optimized or (fast_precision(self.device) if amp else torch.float32)
         if not amp and self.precision is not torch.float32:
             raise InputError(f"amp=False: the network was optimized for {self.precision}; expected torch.float32")
-        self.trainable: Callable[[], Network] = lambda: network  # what `adapt` begins with
+        self.trainable: Callable[[], Network] = network.eval  # returns what `adapt` begins with, and can be pickled
 
     @classmethod
     def load(cls, path: str | PathLike, device: str | torch.device = "auto", **settings: Any) -> "VideoPredictor":
@@ -161,15 +161,9 @@ class VideoPredictor:
         """
         file, place = weights_file(Path(path)).absolute(), pick_device(str(device))
         network, stamp = load_network(file, place), file.stat().st_mtime_ns
-
-        def again() -> Network:
-            if not file.is_file() or file.stat().st_mtime_ns != stamp:
-                raise InputError(f"{file}: is not as it was when it was loaded; expected VideoPredictor.load again")
-            return load_network(file, place)
-
         predictor = cls(network, **settings)
         predictor.network = optimized_copy(network, precision=predictor.precision, in_place=True)
-        predictor.trainable = again
+        predictor.trainable = partial(_load_again, file, place, stamp)
         return predictor
 
     def segment(
@@ -239,3 +233,10 @@ class VideoPredictor:
         reserve = length // self.mem_every + 2
         memory = partial(make_memory, self.network.config, self.top_k, max_frames, self.given_bias, reserve)
         return InferenceCore(self.network, memory, self.mem_every, self.include_last, self.local)
+
+
+def _load_again(file: Path, place: torch.device, stamp: int) -> Network:
+    """The network of a file that was last changed at ``stamp``. Raises `InputError` if it has changed since."""
+    if not file.is_file() or file.stat().st_mtime_ns != stamp:
+        raise InputError(f"{file}: is not as it was when it was loaded; expected VideoPredictor.load again")
+    return load_network(file, place)

@@ -1,6 +1,7 @@
 """The Python interface: equal to the eval script, lazy, for any source, and clear about bad input."""
 
 import itertools
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -170,6 +171,16 @@ def test_settings_come_from_the_caller_then_the_weights(tiny_network):
     for bias in (-0.5, 101, float("nan"), "2"):
         with pytest.raises(InputError, match="given_bias=.*: expected a number from 0 to 100"):
             VideoPredictor(network, given_bias=bias)
+
+
+def test_predictors_can_be_pickled(predictor, tiny_network):
+    """As `multiprocessing` does where it starts new interpreters."""
+    for one in (predictor, VideoPredictor(tiny_network(), size=32)):
+        other = pickle.loads(pickle.dumps(one))
+        results = [list(each.segment(pictures(3), {0: blocks(SIZE, 1)})) for each in (one, other)]
+        for frame, same in zip(*results, strict=True):
+            np.testing.assert_array_equal(frame.ids, same.ids)
+        assert one.trainable().state_dict().keys() == other.trainable().state_dict().keys()
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
