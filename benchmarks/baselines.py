@@ -15,6 +15,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from model.config import NetworkConfig
 from model.encoders import BACKBONES, backbone_dims
 from model.network import FrameFeatures, Network
 from model.optimized import optimized_copy
-from util.device import DEVICES, pick_device
+from util.device import DEVICES, divide_cores, pick_device
+from util.distributed import local_rank, process_group
 from util.errors import InputError, Parser, exit_on_input_error
+from util.files import sha256_of
 
 STRIDE = 16
 NEVER = 10**9  # as mem_every: no frame after the first becomes memory
@@ -161,25 +164,30 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"{args.davis_path}: is DAVIS {year}; expected --split {' or '.join(SPLITS[year])}")
         binary = year == 2016
         videos = davis_videos(args.davis_path, year, args.split, args.size, args.videos)
-    device = pick_device(args.device)
+    device = pick_device(args.device, local_rank())
+    divide_cores(device)
 
     nearest = args.method == "nearest"
     make_memory: Callable[..., LastValue | LabelMemory] = LastValue
-    settings = ["method", "size"]
+    names = ["method", "size"]
     if nearest:
         make_memory = partial(LabelMemory, args.top_k, args.latest + 1 if args.latest else None)
-        settings += ["backbone", "pretrained", "latest", "top_k", "temperature"]
-    return evaluate_and_report(
-        nearest_network(args, device) if nearest else CopyNetwork(),
-        videos,
-        args.output,
-        make_memory=make_memory,
-        device=device,
-        mem_every=1 if nearest and args.latest else NEVER,
-        binary=binary,
-        overwrite=args.overwrite,
-        settings={name: str(getattr(args, name)) for name in settings},
-    )
+        names += ["backbone", "pretrained", "latest", "top_k", "temperature"]
+    settings = {name: str(getattr(args, name)) for name in names}
+    if nearest and args.pretrained:
+        settings["pretrained"] = " ".join(map(sha256_of, args.pretrained))
+    with process_group(device, timedelta(days=7)):  # one process may finish days before another
+        return evaluate_and_report(
+            nearest_network(args, device) if nearest else CopyNetwork(),
+            videos,
+            args.output,
+            make_memory=make_memory,
+            device=device,
+            mem_every=1 if nearest and args.latest else NEVER,
+            binary=binary,
+            overwrite=args.overwrite,
+            settings=settings,
+        )
 
 
 if __name__ == "__main__":

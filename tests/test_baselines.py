@@ -1,6 +1,10 @@
 """The baselines that need no training, against their definitions, and from folder to PNGs."""
 
+import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from model.tensor import soft_aggregate
 from tests.folders import frame, ids_at
 from tests.scenes import write_davis_2016
 from tests.videos import blocks, own_data
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def plain_propagation(features, mask, latest, top, temperature):
@@ -85,3 +91,20 @@ def test_nearest_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         baselines.main([*flags, "--split", "testdev"])
     assert end.value.code == 2 and "--split val or train" in capsys.readouterr().err
+    weights = (tmp_path / "weights.pth").rename(tmp_path / "moved.pth")
+    baselines.main([*flags, "--pretrained", str(weights)])
+    assert "1 already finished" in capsys.readouterr().out
+    torch.save(Backbone("resnet18").state_dict(), weights)
+    with pytest.raises(SystemExit) as end:
+        baselines.main([*flags, "--pretrained", str(weights)])
+    assert end.value.code == 2 and "a run with different pretrained; expected" in capsys.readouterr().err
+
+
+def test_processes_divide_the_videos(tmp_path):
+    data = own_data(tmp_path / "data", {"a": {0: blocks((32, 48), 1)}, "b": {0: blocks((32, 48), 1)}})
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = ["copy", "--data_path", str(data), "--output", str(tmp_path / "out"), "--device", "cpu", "--overwrite"]
+    command = [*launch, "benchmarks/baselines.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 videos segmented" in done.stdout
+    assert sorted(re.findall("([ab]): 6 frames,", done.stdout)) == ["a", "b"]
