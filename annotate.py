@@ -30,7 +30,7 @@ from annotation.server import Annotator, make_app
 from datasets.frames import check_folder, frame_files
 from datasets.listing import parse_masks
 from datasets.video import is_enlarged
-from util.errors import InputError, Parser, exit_on_input_error
+from util.errors import InputError, Parser, exit_on_input_error, one_line
 from util.files import sha256_of
 from util.settings import DeviceName
 
@@ -55,8 +55,7 @@ def list_videos(root: Path) -> dict[str, Path]:
     videos = {}
     for path in candidates:
         if not path.name.startswith(".") and _is_video(path) and _is_inside(root, path):
-            name = path.relative_to(root).as_posix()
-            videos[name.encode(errors="backslashreplace").decode()] = path  # to be shown, also what is not UTF-8
+            videos[one_line(path.relative_to(root).as_posix())] = path  # to be shown, also what is not UTF-8
     if not videos:
         raise InputError(f"{root}: holds no videos; expected video files or folders of frames")
     return videos
