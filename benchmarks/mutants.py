@@ -139,10 +139,10 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "path.unlink(missing_ok=True)": "pass",
         'set(self._different(made_with)) - {"fps"}': "False",
     },
-    ("datasets/video.py", "test_session.py"): {
+    ("datasets/video.py", "sessions/test_objects.py"): {
         "(given > 0) | held[result]": "given > 0",
     },
-    ("datasets/images.py", "test_video.py test_session.py"): {
+    ("datasets/images.py", "test_video.py tests/sessions/test_propagation.py"): {
         "if 255 in ids and len(ids) > 1:": "if False:",
     },
     ("datasets/video_file.py", "test_video.py"): {
