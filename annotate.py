@@ -130,7 +130,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", choices=get_args(DeviceName), default="auto", help=device_help)
     amp_help = "half precision where it is faster, on GPUs and recent CPUs (default: yes)"
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help=amp_help)
-    size_help = "shorter side at inference, at most twice the video's (default: %(default)s); 240 is faster"
+    size_help = "shorter side at inference; small videos are enlarged at most twice, to no more pixels than 1920×1080"
+    size_help += " (default: %(default)s; 240 is faster)"
     add("--size", type=int, default=480, metavar="N", help=size_help)
     bound_help = "limit the memory to your frames and the latest of every third frame, N in all (default: %(default)s)"
     add("--max_memory_frames", type=int, default=100, metavar="N", help=bound_help)

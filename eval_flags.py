@@ -48,7 +48,8 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
     add("--max_memory_frames", type=at_least(2), metavar="N", help=bound_help)
-    size_help = f"shorter side at inference, at most twice that of the video {default}; masks have the video's size"
+    size_help = "shorter side at inference; small videos are enlarged at most twice, to no more pixels than 1920×1080"
+    size_help += f" {default}; masks have the video's size"
     add("--size", type=at_least(1), default=480, metavar="N", help=size_help)
     amp_help = "half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions"
     amp_help += f" (default: {'yes' if for_users else 'no'})"

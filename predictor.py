@@ -117,7 +117,8 @@ class VideoPredictor:
 
     Args:
         network: in eval mode, on the device to run on.
-        size: shorter side at inference, at most twice that of the video; results have the video's size.
+        size: shorter side at inference; small videos are enlarged at most twice, to no more pixels than 1920×1080;
+            results have the video's size.
         top_k, mem_every, include_last, local, given_bias: as in ``eval_generic.py``; by default what the weights
             recommend, else 50, 3, False, False and 0.
         max_memory_frames: bound of the space-time memory, see `SpaceTimeMemory`; by default none, except for streams.

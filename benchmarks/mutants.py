@@ -151,7 +151,8 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
     ("datasets/video.py", "test_video.py"): {
         "[small] > 1)": "[small] > 0)",
         ".mean(0) + 0.5) * size": ".mean(0)) * size",
-        "target = min(short_side, ENLARGE * short)": "target = min(short_side, short)",
+        "target = min(short_side, most * short)": "target = min(short_side, short)",
+        "most = max(1, min(": "most = max(0, min(",
     },
     ("scoring/metrics.py", "test_scores.py"): {
         "values > 0.5": "values >= 0.5",

@@ -1,5 +1,6 @@
 """Videos, as lazy streams of frames that threads decode a few ahead, or frame by frame; here, of image files."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from datasets.images import check_ids, check_mask_size, image_size, mask_ids, re
 from util.errors import InputError
 
 WORKERS = min(4, os.cpu_count() or 1)
-ENLARGE = 2  # at most: docs/RESULTS.md has what enlarging small videos brings
+# What small videos are enlarged by and to, at most; docs/RESULTS.md has what that brings.
+ENLARGE, ENLARGED_PIXELS = 2, 1920 * 1080
 
 
 class VideoFrame(NamedTuple):
@@ -86,16 +88,17 @@ class FaultyVideo(Video):
 
 
 def inference_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(h, w) with a shorter side of ``short_side`` pixels, at most `ENLARGE` times that of a video (H, W)."""
+    """(h, w) of a video (H, W), with a shorter side of ``short_side`` pixels or as large as it may be enlarged."""
     short = min(size)
-    target = min(short_side, ENLARGE * short)
+    most = max(1, min(ENLARGE, math.sqrt(ENLARGED_PIXELS / math.prod(size))))
+    target = min(short_side, most * short)
     height, width = (int(target * side / short) for side in size)
     return height, width
 
 
 def is_enlarged(size: tuple[int, int], short_side: int) -> bool:
     """Whether a video (H, W) is smaller than `inference_size`; before 2026-11-26, none was enlarged."""
-    return min(size) < short_side
+    return inference_size(size, short_side) > size
 
 
 def image_frames(name: str, files: Sequence[Path], size: tuple[int, int]) -> Frames:

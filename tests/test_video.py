@@ -11,7 +11,7 @@ from PIL import Image
 import eval_generic
 from datasets.images import read_image, write_image, write_mask
 from datasets.listing import LISTS, davis_videos, folder_videos, video_with_masks
-from datasets.video import Video, fit_mask, inference_size
+from datasets.video import Video, fit_mask, inference_size, is_enlarged
 from tests.folders import bars, make_testdev
 from util.errors import InputError
 
@@ -73,6 +73,8 @@ def test_frames_are_resized_and_small_objects_survive(tmp_path):
     assert [inference_size(size, 480) for size in ((1080, 1920), (854, 480), (400, 300), (300, 200), (50, 1))] == [
         (480, 853), (854, 480), (640, 480), (600, 400), (100, 2)
     ]  # fmt: skip
+    for size, large in (((540, 960), (1080, 1920)), ((240, 5000), (315, 6572)), ((240, 9000), (240, 9000))):
+        assert inference_size(size, 1080) == large and is_enlarged(size, 1080) == (large != size)
 
 
 # --- faulty folders ---------------------------------------------------------------------------------------------
