@@ -1,4 +1,4 @@
-"""Annotate a video in the browser: paint objects on some frames, propagate, correct, export; without a network.
+"""Annotate a video in the browser, also offline: paint objects on some frames, propagate, correct and export.
 
     python annotate.py --video clip.mp4
     python annotate.py --video clip.mp4 --mask first.png 30:later.png     # with masks that exist already
@@ -120,8 +120,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--video", type=Path, metavar="PATH", help="video file or folder of frames to open")
-    add("--root", type=Path, metavar="FOLDER", help="the page offers the videos in this folder, and nothing else")
-    add("--mask", nargs="+", metavar="FILE", help="masks of --video: of its first frame, or N:FILE for frame N, from 0")
+    add("--root", type=Path, metavar="FOLDER", help="the page offers the videos in this folder and no others")
+    add("--mask", nargs="+", metavar="FILE", help="masks of --video: of frame 0, or N:FILE for frame N")
     workspace_help = "where masks, results and settings are kept (default: %(default)s)"
     add("--workspace", type=Path, default=Path("output/annotate"), metavar="FOLDER", help=workspace_help)
     model_help = "weights, as for eval_generic.py (default: saves/gsfm-small.pth)"
@@ -137,8 +137,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--max_memory_frames", type=int, default=100, metavar="N", help=bound_help)
     host_help = "address to listen on (default: %(default)s, which only this machine reaches)"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=host_help)
-    add("--port", type=int, default=8765, help="(default: %(default)s; 0: any free one)")
-    add("--no_browser", action="store_true", help="print the address, and do not open it")
+    add("--port", type=int, default=8765, help="port to listen on (default: %(default)s; 0: any free one)")
+    add("--no_browser", action="store_true", help="print the address without opening it")
     args = parser.parse_args(arguments)
     if not (args.video or args.root):
         parser.error("expected --video PATH or --root FOLDER")

@@ -38,12 +38,12 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     parser.set_defaults(protocol=protocol)
     add_inference_flags(parser, protocol)
     recommended_help = (
-        "replace the five defaults above by what the weights recommend, if they do"
+        "replace the five defaults above with the settings that the weights recommend, if any"
         f" (default: {'yes' if for_users else 'no, as the published results were measured'})"
     )
     add("--recommended", action=argparse.BooleanOptionalAction, default=for_users, help=recommended_help)
-    adapt_help = "fit the network to the masks of each video first, in N steps, such as 80, of about a second on two"
-    adapt_help += " CPU cores (default: no)"
+    adapt_help = "first fit the network to the masks of each video, in N steps, such as 80; a step takes about a second"
+    adapt_help += " on two CPU cores (default: no)"
     add("--adapt", type=at_least(1), metavar="N", help=adapt_help)
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
     bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
@@ -54,14 +54,14 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     amp_help = "half precision where it is faster: on GPUs, and on CPUs with bfloat16 instructions"
     amp_help += f" (default: {'yes' if for_users else 'no'})"
     add("--amp", action=argparse.BooleanOptionalAction, default=for_users, help=amp_help)
-    add("--compile", action="store_true", help="torch.compile the network: takes minutes; not faster on CPUs")
+    add("--compile", action="store_true", help="use torch.compile, which takes minutes and is not faster on CPUs")
     add("--device", choices=get_args(DeviceName), default="auto", help="auto: CUDA, else Apple's MPS, else the CPU")
     videos_help = "segment only these videos: names separated by commas, or a text file with a name on each line"
     add("--videos", type=video_names, metavar="A,B", help=videos_help)
     add("--overwrite", action="store_true", help="segment finished videos again")
-    changed_help = "segment videos again whose results were made with other settings, frames or masks"
+    changed_help = "segment those videos again whose results were made with other settings, frames or masks"
     add("--overwrite_changed", action="store_true", help=changed_help)
-    overlay_help = "also draw the masks into OUTPUT/overlay/VIDEO.mp4 and a contact sheet, VIDEO.png, for which"
+    overlay_help = "also draw the masks over the frames, into OUTPUT/overlay/VIDEO.mp4 and a contact sheet, VIDEO.png;"
     overlay_help += " finished videos are segmented again"
     add("--overlay", action="store_true", help=overlay_help)
     fps_help = "frame rate of the overlay (default: the video's; 24 for folders of frames)"
@@ -75,8 +75,8 @@ def add_inference_flags(parser: argparse._ActionsContainer, defaults: Mapping[st
         "top_k": "number of memory positions that each pixel reads",
         "mem_every": "memorise every N-th frame",
         "include_last": "also read the previous frame as temporary memory",
-        "local": "drop parts of an object that are not connected to its place in the frame before",
-        "given_bias": "add B to the similarity of memory positions of given masks, so that they count e^B times",
+        "local": "drop parts of an object that are not connected to its place in the previous frame",
+        "given_bias": "add B to the similarity of memory positions of given masks, which then count e^B times as much",
     }
     for name, default in defaults.items():
         helps[name] += f" (default: {'no' if default is False else default})"

@@ -8,14 +8,12 @@ Examples:
 
 my_videos/JPEGImages/VIDEO/ contains the frames (.jpg or .png), my_videos/Annotations/VIDEO/ a mask for each frame on
 which objects first appear, with the name of the frame. A mask has the size of its frame: a palette or grey PNG whose
-values are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object). For a video file, 30:later.png
-is the mask of frame 30, counted from 0. If every frame has a mask, as in many data sets, use --first_masks: each object
-is then given once, and the other masks are the ground truth.
+values are object ids, 1 to 254, and 0 for the background (or 0/255 for a single object). scripts/extract_frame.py saves
+a frame of a video file to paint its mask on. If every frame has a mask, as in many data sets, use --first_masks: each
+object is then given once, and the other masks are the ground truth.
 
 Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and the size of the video.
-scripts/extract_frame.py saves a frame of a video file as a PNG to paint its mask on.
-Masks of all frames, for scores, are expected in my_videos/GroundTruth.
-Evaluation settings that the weights recommend are used unless flags say otherwise.
+For scores, masks of all frames are expected in my_videos/GroundTruth.
 """
 
 import util.interrupt  # noqa: F401
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = eval_parser(__doc__, top_k=50, for_users=True)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_path", type=Path, metavar="FOLDER", help="contains JPEGImages/ and Annotations/")
-    source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg reads; needs --mask")
+    source.add_argument("--video", type=Path, metavar="FILE", help="any video that FFmpeg can read; needs --mask")
     mask_help = "mask of the first frame, or 30:FILE for frame 30, counted from 0; several can be given"
     parser.add_argument("--mask", nargs="+", action="extend", metavar="FILE", help=mask_help)
     first_help = "use only the masks on which objects first appear; without it, later masks are corrections"

@@ -7,7 +7,7 @@ Examples, with the data in data/YouTube (2019) and data/YouTube2018 as in data/R
 
 Writes OUTPUT/Annotations/VIDEO/FRAME.png for the frames listed in meta.json, with the DAVIS palette, the object ids of
 the given masks and the size of the video. scripts/make_submission.py checks and packs them.
-Masks of all frames, for scores, are expected in valid/GroundTruth.
+For scores, masks of all frames are expected in valid/GroundTruth.
 """
 
 import util.interrupt  # noqa: F401

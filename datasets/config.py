@@ -26,15 +26,15 @@ class DataConfig:
     yv_list: Path | None = None
     """Text file that limits YouTube-VOS to the listed videos, one per line."""
     extra: tuple[str, ...] = ()
-    """More data, each IMAGES:MASKS[:REPEAT[:DIVISOR]]: two folders of still images or, from stage 1 on, of videos, how
-    often they enter an epoch (default 1), and by how much to divide the frame distance (5 for videos of which every
-    fifth frame is annotated; default 1)."""
+    """More data, each IMAGES:MASKS[:REPEAT[:DIVISOR]]: two folders of still images or, from stage 1 on, of videos.
+    REPEAT: how often they enter an epoch (default 1).
+    DIVISOR: divides the frame distance (5 for videos of which every fifth frame is annotated; default 1)."""
     synthetic: int = 0
-    """Generated clips in each epoch, beside the other data."""
+    """Generated clips in each epoch, in addition to the other data."""
     paste: float = 0.0
     """Probability that a video clip with one object gets a second one, cut from an image of static_root."""
     distract: float = 0.0
-    """Probability that a copy of an object is painted into the background of a clip, to be told from the object."""
+    """Probability that a copy of an object is painted into a clip's background, to be told apart from the object."""
     reveal: float = 0.0
     """Probability that a part of an object is hidden in the first frame of a clip, so that later frames reveal it."""
     blur: float = 0.0

@@ -36,7 +36,7 @@ class NetworkConfig:
     key_dim: int = 64  # Channels of the memory's keys.
     value_dim: int = 512  # Channels of the memory's values.
     decoder_dim: int = 256  # Channels of the decoder at 1/4 and 1/8.
-    single_object: bool = False  # The value encoder sees one object's mask, not also the sum of the others' (stage 0).
+    single_object: bool = False  # The value encoder sees one object's mask without the sum of the others (stage 0).
     gc_norm: Literal["softmax", "mean"] = "softmax"  # Normalisation of the global context memory.
     gc_update: Literal["mean", "anchored"] = "mean"  # Update rule of the global context memory.
 

@@ -32,8 +32,8 @@ from util.parallel import parallel_map
 EPILOG = """
 my_videos contains JPEGImages/VIDEO/FRAME.jpg and Annotations/VIDEO/FRAME.png, as for eval_generic.py. --fix leaves the
 input alone and writes all usable masks to a new folder. It corrects only what is certain: which colour is the
-background, or which object a white mask shows beside numbered ones, is for you to say.
-Exit code: 0 if nothing is wrong (with --fix: any more); 1 if something is; 2 if the input cannot be checked.
+background, or which object a white mask shows beside numbered ones, is for you to decide.
+Exit code: 0 if nothing is wrong (or, with --fix, left wrong); 1 if something is; 2 if the input cannot be checked.
 """
 COLOUR = 1 << 24  # label of a colour: COLOUR | 0xRRGGBB
 PALETTE_IDS = {COLOUR | r << 16 | g << 8 | b: i for i, (r, g, b) in enumerate(PALETTE[:255].tolist()) if i}

@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--to", choices=["own", "reference"], default="own", help="format to write (default: own)")
     parser.add_argument("--half", action="store_true", help="store fp16 weights (own format only)")
-    average_help = (
-        "write the mean with these weights, which further training made of the source (model soups, ICML 2022)"
-    )
+    average_help = "write the mean of the source and weights trained further from it (model soups, ICML 2022)"
     parser.add_argument("--average", type=Path, nargs="+", default=[], metavar="FILE", help=average_help)
     advice = parser.add_argument_group("evaluation settings to recommend (own format only; default: keep the source's)")
     add_inference_flags(advice, {})

@@ -35,16 +35,16 @@ from util.files import atomic_folder, check_output, write_bytes
 EPILOG = """
 Masks are written to TARGET/VIDEO/FRAME.png with the names of the annotated images: VIDEO/FRAME.jpg in an XML or JSON
 file, VIDEO/FRAME.json in a folder of labelme files. A CVAT video, or a folder with JSON files directly in it, has no
-VIDEO: masks are written to TARGET/FRAME.png, so that my_videos/Annotations/VIDEO is the TARGET to give. Frames of a
-CVAT video are numbered from 00000, like those of a video file in eval_generic.py. Every annotated image gets a mask,
-also one without objects.
+VIDEO: masks are written to TARGET/FRAME.png, so give my_videos/Annotations/VIDEO as the TARGET. Frames of a CVAT video
+are numbered from 00000, like those of a video file in eval_generic.py. Every annotated image gets a mask, even without
+objects.
 
-An object is what has the same key throughout a video: in labelme its label and group_id, in CVAT its track, attribute
-"id" or else label, in COCO and YouTube-VIS its track_id or else its place among the annotations of its image or video.
-Keys that are numbers from 1 to 254 become the ids (track_ids only if every annotation of the file has such a one);
-others are numbered in the order in which they appear, and listed. Where objects overlap, the later one wins.
-masks-with-void are masks whose 255 is a void label, which becomes background; binary-masks are 0/255 or 0/1 images
-VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
+Annotations with the same key throughout a video are one object. The key is the label and group_id in labelme; the
+track, attribute "id" or else label in CVAT; the track_id in COCO and YouTube-VIS, or else the place among the
+annotations of the image or video. Keys that are numbers from 1 to 254 become the ids (track_ids only if every
+annotation of the file has one); others are numbered in the order in which they appear, and listed. Where objects
+overlap, the later one wins. masks-with-void are masks whose 255 is a void label, which becomes background;
+binary-masks are 0/255 or 0/1 images VIDEO/OBJECT/FRAME.png with a number as OBJECT, or VIDEO/FRAME.png.
 
 The other direction writes exact masks (no polygons) with ids as keys.
 """

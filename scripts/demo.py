@@ -39,7 +39,7 @@ examples:
   python scripts/demo.py
   python scripts/demo.py --clip chair                               # a real clip of 60 frames; downloads 0.4 MB once
   python scripts/demo.py --video clip.mp4 --mask first.png          # your own clip and the mask of its first frame
-  python scripts/demo.py --video clip.mp4 --mask a.png 30:b.png     # and of its frame 30, counted from 0
+  python scripts/demo.py --video clip.mp4 --mask a.png 30:b.png     # the same, and the mask of frame 30, from 0
 
 A mask is a palette or grey PNG of the video's size whose values are object ids (0 is the background), or 0/255.
 """
@@ -79,14 +79,14 @@ def main(argv: list[str] | None = None) -> None:
         "Segment a generated clip or a real one and score the result, or segment a clip of your own.", EPILOG
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--video", type=Path, help="a clip of your own, in any format that FFmpeg reads; needs --mask")
+    source.add_argument("--video", type=Path, help="your own clip, in any format that FFmpeg can read; needs --mask")
     chair_help = "download a real clip; without a connection, the generated clip is segmented"
     source.add_argument("--clip", choices=["chair"], help=chair_help)
-    parser.add_argument("--mask", nargs="+", help="mask of its first frame, or 30:FILE for frame 30, or several")
-    parser.add_argument("--seed", type=int, default=SEED, help="which clip is generated (default: %(default)s)")
+    parser.add_argument("--mask", nargs="+", help="masks of --video: of frame 0, or 30:FILE for frame 30")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the generated clip (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="weights (default: saves/gsfm-small.pth)")
     parser.add_argument("--size", default="480", help="shorter side at inference; 240 is faster (default: 480)")
-    parser.add_argument("--output", type=Path, default=ROOT / "output/demo", help="folder (default: output/demo)")
+    parser.add_argument("--output", type=Path, default=ROOT / "output/demo", help="results (default: output/demo)")
     parser.add_argument("--data", type=Path, default=ROOT / "data/PUMaVOS", help="where to keep the real clip")
     parser.add_argument("--mirror", metavar="URL", default=CHAIR_URL, help="where to download the real clip from")
     args = parser.parse_args(argv)

@@ -23,9 +23,9 @@ from util.files import check_output
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("video", type=Path, help="any video that FFmpeg reads")
-    parser.add_argument("output", type=Path, help="new PNG, of the size that the mask must have")
-    parser.add_argument("--frame", type=int, default=0, metavar="N", help="its number, from 0 (default: 0)")
+    parser.add_argument("video", type=Path, help="any video that FFmpeg can read")
+    parser.add_argument("output", type=Path, help="new PNG; the mask must have its size")
+    parser.add_argument("--frame", type=int, default=0, metavar="N", help="number of the frame, from 0 (default: 0)")
     args = parser.parse_args(arguments)
     if args.output.suffix.lower() != ".png":
         raise InputError(f"{args.output}: expected the name of a new PNG")

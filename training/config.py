@@ -37,13 +37,13 @@ class Recipe:
     gamma: float = 0.1  # Factor of a drop.
     warm_up: int = 0  # Iterations over which the rate rises linearly from 0 to its value.
     weight_decay: float = 1e-7  # Weight decay.
-    ema: float = 0.0  # Decay of averaged weights, such as 0.999, which are then evaluated and published; 0: none.
+    ema: float = 0.0  # Decay of averaged weights, such as 0.999, which are then evaluated and saved; 0: none.
     start_warm: int = 3000  # Iteration from which on easy pixels leave the cross-entropy.
     end_warm: int = 10_000  # Iteration from which on only the hardest pixels are left.
     hard_fraction: float = 0.15  # Fraction of the pixels that is left from end_warm on.
     boundary_weight: float = 0.05  # Weight of the boundary loss.
     dice_weight: float = 0.0  # Weight of the Dice loss of the masks.
-    freeze_backbone: bool = False  # Keep the stem and the first stage of the key encoder as they are: cheaper steps.
+    freeze_backbone: bool = False  # Freeze the stem and the first stage of the key encoder: cheaper steps.
     backbone_lr: float = 1.0  # Factor of the learning rate for the key encoder's ResNet; 0 freezes all of it.
     # Mixed precision; auto: fp16 on CUDA, none elsewhere; --no_amp is short for --amp none.
     amp: Literal["auto", "fp16", "bf16", "none"] = "auto"
@@ -100,7 +100,7 @@ class TrainConfig:
     stage: Literal[0, 1, 2, 3]  # 0: static images; 1: BL30K; 2, 3: DAVIS + YouTube-VOS, 2 after BL30K, 3 after 0.
     load_network: Path | None = None  # Start from these weights, of this project or of the GSFM or STCN programs.
     # With --load_network: how far the key encoder's ResNet first moves back to the ImageNet weights of --pretrained,
-    # from 0 to 1. Little video spoils these features for other videos; their mean keeps the best of both.
+    # from 0 to 1. Training on little video spoils these features for other videos; the mean keeps the best of both.
     imagenet_blend: float = 0.0
     load_model: Path | None = None  # Resume exactly from this <id>_checkpoint.pth.
     # Resume from the run's own <id>_checkpoint.pth if there is one, else start: for launchers that restart the command.
