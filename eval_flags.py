@@ -46,7 +46,8 @@ def eval_parser(doc: str | None, top_k: int, for_users: bool = False) -> argpars
     adapt_help += " on two CPU cores (default: no)"
     add("--adapt", type=at_least(1), metavar="N", help=adapt_help)
     add("--memory", choices=MEMORIES, help="type of memory (default: the one the network was trained with)")
-    bound_help = "limit the space-time memory to the first and the latest N - 1 memory frames (default: no limit)"
+    bound_help = "limit the space-time memory to the frames with a given mask and the latest others, N in all"
+    bound_help += " (default: no limit)"
     add("--max_memory_frames", type=at_least(2), metavar="N", help=bound_help)
     size_help = "shorter side at inference; small videos are enlarged at most twice, to no more pixels than 1920×1080"
     size_help += f" {default}; masks have the video's size"
