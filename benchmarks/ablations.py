@@ -5,6 +5,7 @@ python benchmarks/ablations.py --variants gsfm stcn --seeds 1 2 3 --davis_path d
 """
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -57,11 +58,9 @@ def call(log: Path, script: str, *options: str | Path, threads: int | None) -> N
         raise InputError(f"{script} failed with exit code {code}; see {log}")
 
 
-def train_and_score(variant: str, seed: int, training: list[str], args: argparse.Namespace) -> dict[str, float]:
+def train_and_score(flags: list[str], config: TrainConfig, args: argparse.Namespace) -> dict[str, float]:
     """J&F, J and F of one run and J&F of each video, in percent."""
-    flags = flags_of(variant, seed, training)
-    name = f"{args.prefix}-{variant}-{seed}"
-    config = settings(name, flags)
+    name = config.id
     weights, checkpoint = files(config)
     folder = weights.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,15 +162,17 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if own := {"--id", "--load_model", "--seed"}.intersection(args.training):
         parser.error(f"{own.pop()}: is set by this program and cannot be given for train.py")
-    runs = [(variant, seed) for seed in dict.fromkeys(args.seeds) for variant in dict.fromkeys(args.variants)]
-    for variant, seed in runs:
-        settings(f"{args.prefix}-{variant}-{seed}", flags_of(variant, seed, args.training))
+    runs = {}
+    for seed, variant in itertools.product(args.seeds, args.variants):
+        flags = flags_of(variant, seed, args.training)
+        # Here and not in the threads below, because tyro works in one thread at a time only.
+        runs[variant, seed] = flags, settings(f"{args.prefix}-{variant}-{seed}", flags)
     check_videos(args)
     table_file = args.output / f"{args.prefix}.json"
     check_output(table_file, [], b'"training"')
     results: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in args.variants}
     with ThreadPoolExecutor(args.jobs) as pool:
-        scores = pool.map(lambda run: train_and_score(run[0], run[1], args.training, args), runs)
+        scores = pool.map(lambda run: train_and_score(run[0], run[1], args), runs.values())
         for (variant, seed), result in zip(runs, scores, strict=True):
             results[variant][seed] = result
             print(f"{variant}, seed {seed}: J&F {result['J&F']:.1f}", flush=True)
