@@ -8,6 +8,7 @@ differentiable, the other methods are for inference::
     memory.read(query B×Ck×h×w) → readout B×K×Cv×h×w
     memory.forget(frame)    without the entry of that frame; memory.forget(): without all that are not permanent
     memory.keep(objects)    without the other objects, which are counted from 0
+    memory.nbytes           bytes held
 
 An entry that is added with the number of an earlier one replaces it, and is permanent if that was. A *permanent* entry,
 such as the very first one, is never evicted. A *temporary* entry lasts until the next ``add``. To read an empty memory

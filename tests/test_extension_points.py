@@ -10,7 +10,7 @@ import torch
 
 from inference_memory_bank import make_memory
 from model import encoders
-from model.config import MEMORIES, NetworkConfig
+from model.config import MEMORIES, PRESETS, NetworkConfig
 from model.network import Network
 from training.config import LIMITS, Machine, Recipe, Records, Validation
 
@@ -37,6 +37,12 @@ def test_every_memory_has_its_class():
     assert len(classes) == len(MEMORIES)
 
 
+def test_every_name_is_in_the_documents():
+    page = (ROOT / "docs/network.md").read_text(encoding="utf-8")
+    names = {*re.findall(r"[\w-]+", page)}
+    assert {*BACKBONES, *MEMORIES, *PRESETS} <= names
+
+
 def test_every_number_has_its_limits():
     settings = [field for group in (Recipe, Validation, Records, Machine) for field in fields(group)]
     numbers = {field.name for field in settings if type(field.default) in (int, float)}
@@ -47,6 +53,10 @@ def test_contributing_names_files_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+(?:\.py|\.md|/))`", text)
     assert len(named) > 15 and [name for name in named if not (ROOT / name).exists()] == []
+    places = re.findall(r"`([A-Z]+)`\s+in\s+`([\w/]+\.py)`", text)
+    assert len(places) > 1
+    for name, file in places:
+        assert re.search(rf"^{name}\b", (ROOT / file).read_text(encoding="utf-8"), re.M), f"{name} in {file}"
 
 
 def test_pre_commit_uses_the_version_of_ruff_that_make_lint_uses():
