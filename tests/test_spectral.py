@@ -20,7 +20,7 @@ def full_filter(height, width, band, kind):
         for v in range(width):
             if kind == "bins":
                 du, dv, sigma = u - height // 2, v - width // 2, 7
-            else:
+            elif kind == "relative":
                 du = 0.5 - abs(np.fft.fftfreq(height)[u])
                 dv = 0.5 - abs(np.fft.fftfreq(width)[v])
                 sigma = 7 / {"low": 24, "high": 96}[band]
