@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from util.errors import InputError
-from util.files import atomic_path, files_below, read_bytes, write_bytes
+from util.files import atomic_folder, atomic_path, files_below, read_bytes, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -71,6 +71,17 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
         path.write_bytes(b"half")
     write_bytes(tmp_path / "a", b"whole")
     assert set(tmp_path.iterdir()) == {tmp_path / "a", busy, foreign} and (tmp_path / "a").read_bytes() == b"whole"
+
+
+@posix
+def test_whatever_name_the_file_system_takes_can_be_written(tmp_path, monkeypatch):
+    """A video's name may be long, and so may the name of a machine, which the temporary name holds."""
+    monkeypatch.setattr(platform, "node", lambda: "n" * 64)
+    name = "x" * 255  # bytes, which nearly all file systems allow
+    write_bytes(tmp_path / name, b"whole")
+    with atomic_folder(tmp_path / "new" / name) as made:
+        made.mkdir()
+    assert (tmp_path / name).read_bytes() == b"whole" and (tmp_path / "new" / name).is_dir()
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "missing"])

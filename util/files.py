@@ -140,8 +140,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises `InputError` if ``path`` is not a regular file (a folder, a device) or cannot be written.
     """
     target = Path(os.path.realpath(path))
-    # Not `with_name`: the root folder has no name.
-    temporary = target.parent / f".{target.name}.{threading.get_native_id()}.{os.getpid()}@{platform.node()}.tmp"
+    # Of bounded length, as file systems limit names, whatever the target's. Not `with_name`: the root folder has none.
+    short = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    temporary = target.parent / f".{short}.{threading.get_native_id()}.{os.getpid()}@{platform.node()}.tmp"
     try:
         if os.path.lexists(target) and not target.is_file():  # a link that is left is part of a loop
             raise InputError(f"{path}: is not a regular file; expected the name of a file to write")
@@ -176,7 +177,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(".tmp", f".{target.name}.", target.parent) as scratch:
+    with tempfile.TemporaryDirectory(".tmp", ".", target.parent) as scratch:
         made = Path(scratch) / target.name
         yield made
         made.rename(target)
