@@ -200,15 +200,22 @@ def blend_backbone(network: Network, imagenet: list[Path] | None, share: float) 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGTERM or Ctrl-C has come; a second signal raises KeyboardInterrupt."""
+    """Yields whether SIGTERM, Ctrl-C or the end of the terminal has come; a second signal raises KeyboardInterrupt.
+
+    Not that of the terminal, which its shell may send once more. Under nohup, which has it ignored, it stays so.
+    """
     received: list[int] = []
+    hang_up = getattr(signal, "SIGHUP", None)  # POSIX only
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and number != hang_up:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hang_up and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        numbers.append(hang_up)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:

@@ -84,7 +84,8 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., None]:
             try:
                 code = main(*args, **kwargs)
             finally:
-                print(end="", flush=True)  # stdout fails here, if it does, and not when the interpreter exits
+                if sys.stdout:  # fails here, if it does, and not when the interpreter exits
+                    sys.stdout.flush()  # not `print`, which fails on a terminal that is gone even for no text
         except InputError as error:
             code, message = 2, f"error: {error}"
         except KeyboardInterrupt:

@@ -1,9 +1,23 @@
 """Progress bars."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import progressbar
+
+
+class _Bar(progressbar.ProgressBar):
+    """Goes on when its terminal is gone, as after a logout: the work is worth more than the bar."""
+
+    def update(self, *args: Any, **variables: Any) -> Any:
+        with suppress(OSError):
+            super().update(*args, **variables)
+        return self
+
+    def finish(self, *args: Any, **options: Any) -> None:
+        with suppress(OSError):
+            super().finish(*args, **options)
 
 
 def progress_bar(
@@ -17,7 +31,7 @@ def progress_bar(
         start: step to begin with.
         variables: first values of the variables.
     """
-    bar = progressbar.ProgressBar if show and sys.stderr.isatty() else progressbar.NullBar
+    bar = _Bar if show and sys.stderr.isatty() else progressbar.NullBar
     time = progressbar.ETA() if total else progressbar.Timer()
     widgets = [progressbar.SimpleProgress(), " ", progressbar.Bar(), " ", time]
     texts: dict[str, Any] = {"prefix": prefix, "suffix": suffix, "variables": variables}

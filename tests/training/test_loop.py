@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,24 @@ def test_stop_signal_saves_and_exits(flags, tmp_path):
     assert torch.load(tmp_path / "run/run_checkpoint.pth", weights_only=True)["train"]["iteration"] >= 3
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX terminals")
+def test_a_closed_terminal_costs_nothing(flags, tmp_path):
+    """As when a connection breaks: the progress bar and the log lines can no longer be written."""
+    master, slave = os.openpty()
+    command = [sys.executable, "train.py", *flags("--id", "run", "--stage", "0", *NETWORK), "-i", "100000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while b" it 3/" not in shown:
+        shown += os.read(master, 4096)
+    os.close(master)
+    time.sleep(1)  # it goes on without a terminal
+    assert process.poll() is None
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert torch.load(tmp_path / "run/run_checkpoint.pth", weights_only=True)["train"]["iteration"] >= 3
 
 
 def test_killed_worker_ends_in_one_line(flags):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import weakref
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,28 @@ def test_second_stop_signal_does_not_wait():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_the_end_of_a_terminal_stops_and_nohup_does_not():
+    """A shell sends SIGHUP once more to what the system has sent it already."""
+
+    def others(number, frame):
+        pass
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop_requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop_requested()
+        signal.signal(signal.SIGHUP, others)
+        with stop_signals() as stop_requested:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGHUP)
+                assert stop_requested()
+        assert signal.getsignal(signal.SIGHUP) is others
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_nothing_of_the_checkpoint_stays_in_memory(run, tmp_path, monkeypatch):
