@@ -8,6 +8,11 @@
 eval_generic.py, whose Annotations are taken in. docs/ANNOTATE.md shows how to go from a clip to masks.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `python -P` leaves out
+
 import util.interrupt  # noqa: F401
 
 # isort: split
@@ -15,11 +20,9 @@ import argparse
 import os
 import secrets
 import socket
-import sys
 import threading
 import webbrowser
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import uvicorn

@@ -7,6 +7,11 @@ Example, with the data in data/DAVIS/2017 as in data/README.md:
 Writes OUTPUT/VIDEO/00000.png, …: PNGs with the DAVIS palette and the object ids of the given mask.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `python -P` leaves out
+
 import util.interrupt  # noqa: F401
 
 # isort: split

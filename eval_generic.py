@@ -16,12 +16,15 @@ Writes OUTPUT/VIDEO/FRAME.png with the DAVIS palette, the ids of the masks and t
 For scores, masks of all frames are expected in my_videos/GroundTruth.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `python -P` leaves out
+
 import util.interrupt  # noqa: F401
 
 # isort: split
 import re
-import sys
-from pathlib import Path
 
 from datasets.listing import folder_videos, video_with_masks
 from eval_flags import eval_parser

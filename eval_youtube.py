@@ -10,10 +10,14 @@ the given masks and the size of the video. scripts/make_submission.py checks and
 For scores, masks of all frames are expected in valid/GroundTruth.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `python -P` leaves out
+
 import util.interrupt  # noqa: F401
 
 # isort: split
-from pathlib import Path
 
 from datasets.listing import youtube_videos
 from eval_flags import eval_parser

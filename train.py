@@ -6,6 +6,11 @@
 `python train.py --stage 0 --help` lists every setting with its default; README, section Training.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `python -P` leaves out
+
 import util.interrupt  # noqa: F401
 
 # isort: split

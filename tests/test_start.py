@@ -61,3 +61,15 @@ def test_folders_of_frames_need_pytorch_alone(tiny_weights, tmp_path):
     write_mask(tmp_path / "data/Annotations/clip/0.png", ids_at(0, 1))
     flags = ["--model", tiny_weights, "--data_path", tmp_path / "data", "--output", tmp_path / "out", "--device", "cpu"]
     assert probe("eval_generic.py", *map(str, flags)) == ["0", "passive", "torch"]
+
+
+@pytest.mark.parametrize("program", [*programs(), "annotate.py", *scripts()])
+def test_own_modules_are_found_first(program, tmp_path):
+    """Also with ``python -P`` (Python 3.11), and with other packages of the same names, such as a ``datasets``."""
+    for name in ("datasets", "util"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('of others')", encoding="utf-8")
+    command = [sys.executable, ROOT / program, "--help"]
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
