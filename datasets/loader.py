@@ -20,7 +20,8 @@ from datasets.clip import PackedClip
 from datasets.mixture import Mixture, SampleRequest
 from util.errors import InputError
 
-DIED = ("DataLoader worker (pid", "shared memory")  # in PyTorch's errors when a worker is gone or had no /dev/shm
+# In PyTorch's errors when a worker is gone, had no /dev/shm (whose files are called /torch_…), or no file was free.
+DIED = ("DataLoader worker (pid", "shared memory", "</torch_", "Communication with the workers")
 
 
 def sample_requests(
@@ -76,7 +77,8 @@ def clip_batches(
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in DIED):
             raise
         reason = (str(error).strip() or repr(error)).splitlines()[-1].rstrip(".")
-        advice = "often for lack of memory or of /dev/shm; try fewer --num_workers or a smaller --batch_size"
+        advice = "often for lack of memory, of /dev/shm or of open files (ulimit -n);"
+        advice += " try fewer --num_workers or a smaller --batch_size"
         raise InputError(f"a data worker died ({reason}), {advice}") from error
 
 

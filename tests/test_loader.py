@@ -110,8 +110,11 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
     fails(lambda: batches(Mixture([("killed", Dies(), 1)]), num_workers=1), "worker died", "--num_workers")
     for error in (EOFError(), ConnectionResetError("reset")):  # while a batch was handed over
         fails(lambda error=error: batches(Mixture([("closed", Dies(error), 1)])), "worker died", "--num_workers")
-    reason = "unable to allocate shared memory(shm) for file </torch_1>"
-    fails(lambda: batches(Mixture([("full", Dies(RuntimeError(reason)), 1)]), num_workers=1), "worker died", reason)
+    shared, sized = "unable to allocate shared memory(shm) for file </torch_1>", "unable to resize file </torch_1>"
+    files = "Too many open files. Communication with the workers is no longer possible"
+    for reason in (shared, sized, files):
+        full = Mixture([("full", Dies(RuntimeError(reason)), 1)])
+        fails(lambda full=full: batches(full, num_workers=1), "worker died", reason)
 
 
 def test_errors_of_workers_stay_what_they_are():

@@ -171,6 +171,14 @@ def test_a_short_write_is_an_error(tmp_path, limit):
         ("raise KeyboardInterrupt", "utf-8", 130, "", "interrupted"),
         ("raise MemoryError", "utf-8", 1, "", "error: out of memory"),
         ("raise RuntimeError('DefaultCPUAllocator: not enough memory')", "utf-8", 1, "", "error: out of memory"),
+        ("raise ImportError('libtorch_cpu.so: failed to map segment')", "utf-8", 1, "", "error: out of memory"),
+        (
+            "raise OSError(errno.EMFILE, 'Too many open files')",
+            "utf-8",
+            2,
+            "",
+            "error: Too many open files; expected a higher limit (ulimit -n)",
+        ),
         ("raise InputError('a\\nb: expected')", "utf-8", 2, "", r"error: a\nb: expected"),
         (
             "raise PermissionError(13, 'Permission denied', 'a/b')",

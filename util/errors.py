@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 MAX_LENGTH = 1000  # of a message, in characters
-# What libraries say when memory has run out, besides MemoryError: PyTorch on every device, oneDNN, OpenCV, C++, libc.
+# What libraries say when memory has run out, besides MemoryError: PyTorch on every device, oneDNN, OpenCV, C++, libc,
+# and its loader when PyTorch is imported.
 NO_MEMORY = (
     *("out of memory", "DefaultCPUAllocator", "could not create a memory object", "Failed to allocate"),
-    *("Insufficient memory", "bad_alloc", os.strerror(errno.ENOMEM)),
+    *("Insufficient memory", "bad_alloc", os.strerror(errno.ENOMEM), "failed to map segment"),
 )
 
 
@@ -120,6 +121,8 @@ def print_error(message: str) -> None:
 
 def describe(error: OSError) -> str:
     """An error of the file system in one line."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # wherever one file more was needed
+        return f"{error.strerror}; expected a higher limit (ulimit -n)"
     what = "cannot be written" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "cannot be used"
     name = error.filename or ("current folder" if error.errno == errno.ENOENT else "output")
     return f"{name} {what} ({error.strerror or error})"
