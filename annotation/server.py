@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from filelock import BaseFileLock
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -26,6 +27,7 @@ from annotation.runs import pack, unpack
 from annotation.workspace import Workspace, read_user_mask
 from datasets.images import PALETTE
 from util.errors import InputError
+from util.lock import hold
 
 STATIC = Path(__file__).parent / "static"
 MAX_OBJECT = 254  # 255 is the object in 0/255 masks
@@ -55,6 +57,7 @@ class Annotator:
         self.name = ""  # of the open video
         self.page = secrets.token_urlsafe(8)  # of the page that was opened last: the only one that is served
         self.opened: Project | None = None
+        self._lock: BaseFileLock | None = None  # on the open video's part of the workspace
 
     def project(self, request: Request) -> Project:
         """The open video, for requests of the page that has opened it: another one may still show another video."""
@@ -63,8 +66,14 @@ class Annotator:
         return self.opened
 
     def open(self, name: str) -> None:
-        """Open one of the videos. Raises `InputError` for one that cannot be read."""
+        """Open one of the videos. Raises `InputError` for one that cannot be read, or that another server has open."""
         workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
+        if self.opened is None or self.opened.workspace.name != workspace.name:
+            taken = f"{workspace.name}: another annotate.py has it open in {self.folder}; expected another --workspace"
+            lock = hold(self.folder / ".locks" / workspace.name, taken)
+            if self._lock:
+                self._lock.release()
+            self._lock = lock
         if self.opened is not None:
             self.opened.close()
         self.page = secrets.token_urlsafe(8)  # before it is open: no late request may reach another video
@@ -81,6 +90,8 @@ class Annotator:
         if self.opened is not None:
             self.opened.close()
         self.worker.shutdown(cancel_futures=True)
+        if self._lock:
+            self._lock.release()
 
 
 def make_app(annotator: Annotator) -> Starlette:

@@ -1,16 +1,14 @@
 """The folder of a run: what it holds already, and who may write to it."""
 
-import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from training.config import TrainConfig
 from util.distributed import barrier, rank
 from util.errors import InputError
+from util.lock import hold
 
 
 def earlier_run(config: TrainConfig) -> list[Path]:
@@ -40,20 +38,13 @@ def run_folder(folder: Path, replaced: list[Path]) -> Iterator[None]:
     holds it, or if the folder cannot be written.
     """
     barrier()  # every process has read what it needs before rank 0 writes
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
+    with ExitStack() as stack:
         if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            for path in replaced:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except Timeout:
-        raise InputError(f"{folder}: another process is training this --id; expected another one") from None
-    except NotImplementedError:
-        logging.warning("%s: this file system has no locks; nothing keeps a second run of the id away", folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    try:
+            taken = f"{folder}: another process is training this --id; expected another one"
+            stack.callback(hold(folder / ".lock", taken).release)
+            try:
+                for path in replaced:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
         yield
-    finally:
-        lock.release()

@@ -92,3 +92,23 @@ def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
     assert state["users"] == {"0": False} and "00005.png: truncated" in state["message"]
     assert "2" not in state["confidence"] and len(state["confidence"]) == FRAMES - 2 == len(state["stale"])
     assert server.ask("GET", "mask/2")[1] == pack(np.zeros(SIZE, np.uint8))
+
+
+def test_one_server_at_a_time_has_a_video_open(clip, tmp_path, begin):
+    """Each of two would write the names of its own masks only, and lose the other's."""
+    root = tmp_path / "root"
+    for name in ("a", "b"):
+        shutil.copytree(clip / "JPEGImages/clip", root / name)
+    server = begin(root)
+    with pytest.raises(InputError, match="a: another annotate.py has it open in .*work; expected another"):
+        begin(root)
+    server.annotator.open("a")  # again
+    with pytest.raises(InputError, match="a: another annotate.py"):
+        begin(root)
+    server.annotator.open("b")
+    other = begin(root)
+    with pytest.raises(InputError, match="b: another annotate.py"):
+        other.annotator.open("b")
+    assert other.annotator.name == "a" and other.ask("PUT", "mask/0", pack(MASK))[0] == 204
+    server.stop()
+    other.annotator.open("b")
