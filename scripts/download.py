@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,6 +34,9 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         unchecked.unlink(missing_ok=True)
+        unchecked.touch()
+        usual_mode = unchecked.stat().st_mode
+        unchecked.unlink()
         gdown.download(
             url,
             str(unchecked),
@@ -52,6 +56,8 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
     if sha256 and digest.hexdigest() != sha256:
         unchecked.unlink()
         raise InputError(f"{url}: has the SHA-256 {digest.hexdigest()}; expected {sha256}")
+    with suppress(OSError):  # of file systems without modes
+        unchecked.chmod(usual_mode)  # gdown leaves that of temporary files, which nobody else may read
     unchecked.replace(target)
 
 

@@ -50,6 +50,13 @@ def get(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> G
     return run
 
 
+def test_a_download_can_be_read_by_those_who_can_read_other_files(tmp_path, server):
+    server.files["file"] = NOISE
+    download(f"{server.url}/file", tmp_path / "target")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "target").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @pytest.mark.parametrize("stall", [False, True])
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_download_continues_where_it_stopped(tmp_path, server, monkeypatch, stall, retries):
