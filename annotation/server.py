@@ -26,7 +26,7 @@ from annotation.project import DIRECTIONS, UNCERTAIN, OpenSession, Project
 from annotation.runs import pack, unpack
 from annotation.workspace import Workspace, read_user_mask
 from datasets.images import PALETTE
-from util.errors import InputError
+from util.errors import InputError, describe
 from util.lock import hold
 
 STATIC = Path(__file__).parent / "static"
@@ -235,8 +235,10 @@ def make_app(annotator: Annotator) -> Starlette:
             raise HTTPException(404, "nothing of that name was exported")
         return FileResponse(workspace.exports / name, filename=f"{workspace.name}-{name}")
 
-    def bad_input(request: Request, error: Exception) -> Response:
-        return Response(str(error), 400, media_type="text/plain")
+    def refused(request: Request, error: Exception) -> Response:
+        """Of bad input, or by the operating system: the page shows why."""
+        text = describe(error) if isinstance(error, OSError) else str(error)
+        return Response(text, 400, media_type="text/plain")
 
     routes = [
         Route("/", page),
@@ -258,4 +260,4 @@ def make_app(annotator: Annotator) -> Starlette:
         Route("/api/{page}/export/{name}", make_export, methods=["POST"]),
         Route("/api/{page}/export/{name}", get_export),
     ]
-    return Starlette(routes=routes, exception_handlers={InputError: bad_input})
+    return Starlette(routes=routes, exception_handlers={InputError: refused, OSError: refused})

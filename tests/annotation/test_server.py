@@ -1,5 +1,6 @@
 """What the server refuses."""
 
+import errno
 import json
 import logging
 import socket
@@ -100,3 +101,14 @@ def test_bad_arguments(tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             annotate.main([*words, "--workspace", str(tmp_path / "work"), "--no_browser", "--port", "0"])
         assert end.value.code == 2 and expected in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_said_to_the_page(server, monkeypatch, tmp_path):
+    """Here, the folder for temporary files is full."""
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("annotation.server.tempfile.TemporaryDirectory", fail)
+    answer = server.ask("POST", "import", b"png")
+    assert answer == (400, f"{tmp_path} cannot be written (No space left on device)".encode())
