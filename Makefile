@@ -18,8 +18,8 @@ $(VENV)/.dev: requirements-dev.txt requirements-annotate.txt $(VENV)/.runtime
 
 setup: $(VENV)/.runtime  ## make .venv with what running needs
 
-DEMO_FLAGS = $(if $(CLIP),--clip "$(CLIP)") $(if $(MIRROR),--mirror "$(MIRROR)")
-DEMO_FLAGS += $(if $(VIDEO),--video "$(VIDEO)") $(if $(MASK),--mask "$(MASK)")
+flag = $(if $($(1)),$(2) '$(subst ','\'',$($(1)))')
+DEMO_FLAGS = $(call flag,CLIP,--clip) $(call flag,MIRROR,--mirror) $(call flag,VIDEO,--video) $(call flag,MASK,--mask)
 
 demo: setup  ## segment a generated clip, or CLIP=chair (downloaded), or VIDEO=clip.mp4 MASK=first.png; writes output/demo
 	$(BIN)/python scripts/demo.py $(DEMO_FLAGS)
@@ -29,8 +29,7 @@ $(VENV)/.annotate: requirements-annotate.txt $(VENV)/.runtime
 	@touch $@
 
 EXAMPLE := output/annotate/clip
-ANNOTATE_FLAGS := $(if $(VIDEO),--video "$(VIDEO)") $(if $(ROOT),--root "$(ROOT)")
-ANNOTATE_FLAGS += $(if $(VIDEO)$(ROOT),,--root $(EXAMPLE))
+ANNOTATE_FLAGS = $(call flag,VIDEO,--video) $(call flag,ROOT,--root) $(if $(VIDEO)$(ROOT),,--root $(EXAMPLE))
 SYNTHETIC_FLAGS := --layout generic --num_videos 1 --num_frames 28 --late 1 --seed 1
 
 annotate: $(VENV)/.annotate  ## annotate a generated clip in the browser, or VIDEO=clip.mp4, or a video of ROOT=folder

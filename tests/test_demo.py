@@ -102,15 +102,21 @@ def test_demo_says_what_was_killed(tmp_path, monkeypatch):
         scripts.demo.main(["--output", str(tmp_path)])
 
 
+EXAMPLE = "output/annotate/clip"
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_make_demo_quotes_file_names():
+def test_make_quotes_file_names():
     for variables, flags in (
         (["VIDEO=my clip.mp4", "MASK=first mask.png"], ["--video", "my clip.mp4", "--mask", "first mask.png"]),
         (["CLIP=chair"], ["--clip", "chair"]),
+        (["""VIDEO=Tom's "best" `1`, 2.mp4""", "MASK=a"], ["--video", """Tom's "best" `1`, 2.mp4""", "--mask", "a"]),
     ):
-        command = ["make", "--no-print-directory", "--dry-run", "demo", *variables]
-        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert shlex.split(printed.splitlines()[-1])[1:] == ["scripts/demo.py", *flags]
+        for target, program in {"demo": "scripts/demo.py", "annotate": "annotate.py"}.items():
+            known = flags if target == "demo" else flags[: 2 * flags.count("--video")] or ["--root", EXAMPLE]
+            command = ["make", "--no-print-directory", "--dry-run", target, *variables]
+            printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            assert shlex.split(printed.splitlines()[-1])[1:] == [program, *known]
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
