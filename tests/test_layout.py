@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,10 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def sources() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    command = ["git", "ls-files", "*.py"]
+    # Without git or a repository, as in an image of Python or an unpacked release: all files.
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True) if shutil.which("git") else None
+    listed = found.stdout.split() if found else []
     files = [ROOT / name for name in listed] or [p for p in ROOT.rglob("*.py") if ".venv" not in p.parts]
     return [path for path in files if "tests" not in path.relative_to(ROOT).parts and path.exists()]
 
