@@ -1,6 +1,7 @@
 """The masks in the formats of other programs, each a single file."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +17,25 @@ from annotation.polygons import polygons
 from annotation.workspace import Workspace
 from datasets.images import mask_ids, write_mask
 from results.overlay import overlay_writer
+from util.archive import zip_entry
 from util.files import atomic_path, write_bytes
 
 
 @contextmanager
 def _archive(target: Path) -> Iterator[ZipFile]:
-    with atomic_path(target) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
+    with atomic_path(target) as temporary, ZipFile(temporary, "w") as archive:
         yield archive
+
+
+def _add(archive: ZipFile, name: str, content: str | bytes | Path) -> None:
+    """Add a text, bytes or what a file holds."""
+    entry = zip_entry(name, ZIP_DEFLATED)
+    if not isinstance(content, Path):
+        archive.writestr(entry, content)
+        return
+    entry.file_size = content.stat().st_size  # beyond 2 GiB the entry has another form
+    with content.open("rb") as source, archive.open(entry, "w") as target:
+        shutil.copyfileobj(source, target)
 
 
 def _masks(workspace: Workspace, target: Path) -> None:
@@ -31,7 +44,7 @@ def _masks(workspace: Workspace, target: Path) -> None:
         for index in workspace.frames_with_masks():
             path = Path(folder) / "mask.png"
             write_mask(path, workspace.mask(index))
-            archive.write(path, f"{workspace.name}/{workspace.names[index]}.png")
+            _add(archive, f"{workspace.name}/{workspace.names[index]}.png", path)
 
 
 def _overlay(workspace: Workspace, target: Path) -> None:
@@ -69,14 +82,14 @@ def _yolo(workspace: Workspace, target: Path) -> None:
     classes = {object_id: number for number, object_id in enumerate(workspace.objects)}
     names = "".join(f"  {classes[i]}: {json.dumps(name)}\n" for i, name in workspace.objects.items())
     with _archive(target) as archive:
-        archive.writestr("data.yaml", f"names:\n{names}")
+        _add(archive, "data.yaml", f"names:\n{names}")
         for index in workspace.frames_with_masks():
             ids, lines = workspace.mask(index), []
             for object_id in sorted(mask_ids(ids)):
                 for polygon in polygons(ids == object_id):
                     numbers = (polygon / (width, height)).ravel()
                     lines.append(" ".join([str(classes[object_id]), *(f"{number:.6f}" for number in numbers)]))
-            archive.writestr(f"labels/{workspace.names[index]}.txt", "\n".join(lines))
+            _add(archive, f"labels/{workspace.names[index]}.txt", "\n".join(lines))
 
 
 def _matte(workspace: Workspace, target: Path) -> None:
@@ -84,16 +97,14 @@ def _matte(workspace: Workspace, target: Path) -> None:
     with _archive(target) as archive:
         for index in workspace.frames_with_masks():
             for object_id, alpha in workspace.mattes(index).items():
-                archive.writestr(
-                    f"{object_id:03d}/{workspace.names[index]}.png", cv2.imencode(".png", alpha)[1].tobytes()
-                )
+                _add(archive, f"{object_id:03d}/{workspace.names[index]}.png", cv2.imencode(".png", alpha)[1].tobytes())
 
 
 def _all(workspace: Workspace, target: Path) -> None:
     with _archive(target) as archive:
         for name in EXPORTS:
             if name != target.name:
-                archive.write(export(workspace, name, target.parent), name)
+                _add(archive, name, export(workspace, name, target.parent))
 
 
 EXPORTS: dict[str, Callable[[Workspace, Path], None]] = {

@@ -31,6 +31,7 @@ from PIL import Image
 
 from datasets.images import read_mask
 from datasets.listing import davis_videos, youtube_videos
+from util.archive import zip_entry
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import atomic_path, check_is_file, check_output, files_below, read_bytes
 from util.parallel import parallel_map
@@ -121,9 +122,7 @@ def write_zip(output: Path, names: Iterable[str], read: Callable[[str], bytes]) 
     """The same masks give the same zip, byte for byte. They are stored as they are: PNGs cannot be compressed."""
     with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(names):
-            entry = zipfile.ZipInfo(name)
-            entry.create_system, entry.external_attr = 3, 0o644 << 16  # as on Unix, wherever this runs
-            archive.writestr(entry, read(name))
+            archive.writestr(zip_entry(name), read(name))
 
 
 @exit_on_input_error

@@ -1,7 +1,9 @@
 """Every export opens again with the same pixels."""
 
+import io
 import json
 import shutil
+import time
 import zipfile
 
 import av
@@ -12,9 +14,25 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from annotation.polygons import polygons
+from annotation.runs import pack
 from datasets.images import PALETTE, draw_masks, read_mask
-from tests.annotation.conftest import FRAMES, SIZE
+from tests.annotation.conftest import FRAMES, MASK, SIZE
 from tests.annotator import needs_browser
+
+
+def test_exports_do_not_depend_on_the_time(server, monkeypatch):
+    """Boards without a battery begin in 1970 and zip files in 1980."""
+    assert server.ask("PUT", "mask/0", pack(MASK))[0] == 204
+    made = []
+    for seconds in (0, 2e9):
+        monkeypatch.setattr("zipfile.time.localtime", lambda *_, seconds=seconds: time.gmtime(seconds))
+        assert server.ask("POST", "export/all.zip", b"") == (204, b"")
+        made.append(server.ask("GET", "export/all.zip")[1])
+    assert made[0] == made[1]
+    archive = zipfile.ZipFile(io.BytesIO(made[0]))
+    assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}
+    with Image.open(zipfile.ZipFile(archive.open("masks.zip")).open("clip/00000.png")) as image:
+        np.testing.assert_array_equal(np.asarray(image), MASK)
 
 
 @needs_browser
