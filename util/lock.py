@@ -14,7 +14,7 @@ def hold(path: Path, taken: str) -> BaseFileLock:
     It ends with the process, however that ends. Raises `InputError`, with the message ``taken``, if another process
     holds it, and if the folder cannot be written.
     """
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=0, thread_local=False)  # any thread may release it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

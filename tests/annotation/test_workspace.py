@@ -97,7 +97,7 @@ def test_damaged_masks_do_not_stop_the_rest(begin, tmp_path):
 def test_one_server_at_a_time_has_a_video_open(clip, tmp_path, begin):
     """Each of two would write the names of its own masks only, and lose the other's."""
     root = tmp_path / "root"
-    for name in ("a", "b"):
+    for name in ("a", "b", "c"):
         shutil.copytree(clip / "JPEGImages/clip", root / name)
     server = begin(root)
     with pytest.raises(InputError, match="a: another annotate.py has it open in .*work; expected another"):
@@ -110,5 +110,8 @@ def test_one_server_at_a_time_has_a_video_open(clip, tmp_path, begin):
     with pytest.raises(InputError, match="b: another annotate.py"):
         other.annotator.open("b")
     assert other.annotator.name == "a" and other.ask("PUT", "mask/0", pack(MASK))[0] == 204
+    assert other.ask("POST", "open", b"b")[0] == 400 and server.ask("POST", "open", b"a")[0] == 400
+    assert server.ask("POST", "open", b"c")[0] == 204  # in another thread than that of the calls above
+    assert other.ask("POST", "open", b"b")[0] == 204 and server.ask("POST", "open", b"a")[0] == 204
     server.stop()
-    other.annotator.open("b")
+    assert other.ask("POST", "open", b"a")[0] == 204
