@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +59,7 @@ class Annotator:
         self.page = secrets.token_urlsafe(8)  # of the page that was opened last: the only one that is served
         self.opened: Project | None = None
         self._lock: BaseFileLock | None = None  # on the open video's part of the workspace
+        self._opening = threading.Lock()
 
     def project(self, request: Request) -> Project:
         """The open video, for requests of the page that has opened it: another one may still show another video."""
@@ -67,17 +69,19 @@ class Annotator:
 
     def open(self, name: str) -> None:
         """Open one of the videos. Raises `InputError` for one that cannot be read, or that another server has open."""
-        workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
-        if self.opened is None or self.opened.workspace.name != workspace.name:
-            taken = f"{workspace.name}: another annotate.py has it open in {self.folder}; expected another --workspace"
-            lock = hold(self.folder / ".locks" / workspace.name, taken)
-            if self._lock:
-                self._lock.release()
-            self._lock = lock
-        if self.opened is not None:
-            self.opened.close()
-        self.page = secrets.token_urlsafe(8)  # before it is open: no late request may reach another video
-        self.opened, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
+        with self._opening:  # or a second request for the video would meet the lock of the first
+            workspace = Workspace(self.videos[name], self.folder, self.masks.get(name))
+            video = workspace.name
+            if self.opened is None or self.opened.workspace.name != video:
+                taken = f"{video}: another annotate.py has it open in {self.folder}; expected another --workspace"
+                lock = hold(self.folder / ".locks" / video, taken)
+                if self._lock:
+                    self._lock.release()
+                self._lock = lock
+            if self.opened is not None:
+                self.opened.close()
+            self.page = secrets.token_urlsafe(8)  # before it is open: no late request may reach another video
+            self.opened, self.name = Project(workspace, self.open_session, self.worker, self.publish), name
 
     def publish(self, event: str, data: Mapping[str, Any]) -> None:
         """Send an event to all pages; may be called from any thread."""

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from datasets.images import write_image, write_mask
 from tests.annotation.conftest import FRAMES, MASK, SIZE, propagated, wait
 from tests.annotator import Server
 from util.errors import InputError
+from util.lock import hold
 
 
 def test_existing_masks_are_taken_in_and_faulty_ones_named(clip, tmp_path, tiny_weights):
@@ -115,3 +118,19 @@ def test_one_server_at_a_time_has_a_video_open(clip, tmp_path, begin):
     assert other.ask("POST", "open", b"b")[0] == 204 and server.ask("POST", "open", b"a")[0] == 204
     server.stop()
     assert other.ask("POST", "open", b"a")[0] == 204
+
+
+def test_one_video_opened_twice_at_once(begin, clip, tmp_path, monkeypatch):
+    """The second request does not take the first for another server."""
+    shutil.copytree(clip / "JPEGImages/clip", tmp_path / "root/a")
+    shutil.copytree(clip / "JPEGImages/clip", tmp_path / "root/b")
+    annotator = begin(tmp_path / "root").annotator
+
+    def slow_hold(*args):
+        lock = hold(*args)
+        time.sleep(0.2)
+        return lock
+
+    monkeypatch.setattr("annotation.server.hold", slow_hold)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(annotator.open, "bb"))
