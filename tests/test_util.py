@@ -74,6 +74,18 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
 
 
 @posix
+def test_leftover_folders_of_killed_processes_are_removed(tmp_path):
+    code = "import os; from pathlib import Path; from util.files import atomic_folder\n"
+    code += f"with atomic_folder(Path({str(tmp_path / 'new')!r})) as made: made.mkdir(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 9
+    (left,) = tmp_path.iterdir()
+    with atomic_folder(tmp_path / "other") as made:
+        made.mkdir()
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "other"]
+
+
+@posix
 def test_whatever_name_the_file_system_takes_can_be_written(tmp_path, monkeypatch):
     """A video's name may be long, and so may the name of a machine, which the temporary name holds."""
     monkeypatch.setattr(platform, "node", lambda: "n" * 64)

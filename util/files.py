@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -142,7 +143,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     # Of bounded length, as file systems limit names, whatever the target's. Not `with_name`: the root folder has none.
     short = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    temporary = target.parent / f".{short}.{threading.get_native_id()}.{os.getpid()}@{platform.node()}.tmp"
+    temporary = target.parent / f".{short}.{threading.get_native_id()}{_temporary_suffix()}"
     try:
         if os.path.lexists(target) and not target.is_file():  # a link that is left is part of a loop
             raise InputError(f"{path}: is not a regular file; expected the name of a file to write")
@@ -173,24 +174,30 @@ def write_bytes(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield the name of a folder or file to make, which becomes ``path`` when the block ends; an error leaves nothing.
 
-    ``path`` must not exist. Missing parent folders are created.
+    ``path`` must not exist. Missing parent folders are created; leftovers of killed processes go as in `atomic_path`.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(".tmp", ".", target.parent) as scratch:
+    _remove_leftovers(target.parent)
+    with tempfile.TemporaryDirectory(_temporary_suffix(), ".", target.parent) as scratch:
         made = Path(scratch) / target.name
         yield made
         made.rename(target)
 
 
+def _temporary_suffix() -> str:
+    return f".{os.getpid()}@{platform.node()}.tmp"
+
+
 @functools.cache  # once per process and folder: folders of results are large
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that processes of this machine left in ``folder`` when they were killed."""
+    """Remove the temporary files and folders that killed processes of this machine left in ``folder``."""
     own = re.compile(rf"\..+\.([0-9]+)@{re.escape(platform.node())}\.tmp")
     for path in folder.iterdir():
         if (match := own.fullmatch(path.name)) and not _is_running(int(match[1])):
             with suppress(OSError):
-                path.unlink()
+                # Windows, see `_is_running`, would remove what another process has finished in its folder.
+                shutil.rmtree(path) if path.is_dir() and os.name != "nt" else path.unlink()
 
 
 def _is_running(pid: int) -> bool:
