@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 
 import cv2
@@ -51,7 +52,7 @@ def clip_batches(
     """Batches of one process, from position ``start`` of the stream to ``stop``, the end of the training.
 
     ``batch_size`` is per process, so a step consumes ``batch_size * world_size`` positions. Raises the `InputError` or
-    OSError of a worker as it was, and `InputError` if a worker dies.
+    OSError of a worker as it was, and `InputError` if a worker dies. However it ends, the workers end with it.
     """
     loader = DataLoader(
         _Guarded(dataset),
@@ -63,6 +64,7 @@ def clip_batches(
         collate_fn=_collate,
         worker_init_fn=_init_worker,
     )
+    batches: Iterator[PackedClip | Exception] = iter(())
     try:
         batches = iter(loader)
         if hasattr(signal, "SIGCHLD"):
@@ -74,12 +76,15 @@ def clip_batches(
                 raise batch
             yield batch
     except (RuntimeError, ConnectionError, EOFError) as error:
+        traceback.clear_frames(error.__traceback__)  # in which the workers' iterator would live on with the error
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in DIED):
             raise
         reason = (str(error).strip() or repr(error)).splitlines()[-1].rstrip(".")
         advice = "often for lack of memory, of /dev/shm or of open files (ulimit -n);"
         advice += " try fewer --num_workers or a smaller --batch_size"
         raise InputError(f"a data worker died ({reason}), {advice}") from error
+    finally:
+        del batches  # ends the workers: they hold the files of the process that were open when they were forked
 
 
 class _Guarded(Dataset):

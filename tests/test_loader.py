@@ -117,10 +117,12 @@ def test_what_goes_wrong_in_a_worker_ends_in_one_line(tmp_path):
         fails(lambda full=full: batches(full, num_workers=1), "worker died", reason)
 
 
-def test_errors_of_workers_stay_what_they_are():
+def test_errors_of_workers_stay_what_they_are_and_workers_end():
+    others = set(multiprocessing.active_children())  # of earlier tests
     for error in (InputError("a.png" + "." * 900), PermissionError(13, "denied", "a.png"), RuntimeError("a bug")):
         with pytest.raises(type(error)) as caught:
             batches(Mixture([("faulty", Dies(error), 1)]), num_workers=1)
+        assert set(multiprocessing.active_children()) <= others  # although the error is kept
         if isinstance(error, RuntimeError):
             assert str(caught.value).rstrip().endswith("RuntimeError: a bug")  # below the worker's traceback
         else:
