@@ -36,7 +36,7 @@ def download(url: str, target: Path, sha256: str | None = None, show: bool = Tru
         unchecked.unlink(missing_ok=True)
         unchecked.touch()
         usual_mode = unchecked.stat().st_mode
-        unchecked.unlink()
+        unchecked.unlink(missing_ok=True)
         gdown.download(
             url,
             str(unchecked),
