@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(
         "size": args.size,
         "adapt": args.adapt,
     }
-    with process_group(device, timedelta(days=7)):  # one process may finish days before another
+    with evaluation_group(device):
         precision = shared_precision(device) if args.amp else torch.float32
         adapt = None
         if args.adapt:
@@ -85,6 +86,11 @@ def run(
             overwrite_changed=args.overwrite_changed,
             inputs=[args.model],
         )
+
+
+def evaluation_group(device: torch.device) -> AbstractContextManager[None]:
+    """The `process_group` of an evaluation, in which one process may finish days before another."""
+    return process_group(device, timedelta(days=7))
 
 
 def _adapt(

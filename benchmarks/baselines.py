@@ -15,7 +15,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.listing import SPLITS, davis_videos, folder_videos
 from eval_flags import at_least, video_names
-from eval_program import evaluate_and_report
+from eval_program import evaluate_and_report, evaluation_group
 from inference_memory_bank import SpaceTimeMemory
 from model.config import NetworkConfig
 from model.encoders import BACKBONES, backbone_dims
 from model.network import FrameFeatures, Network
 from model.optimized import optimized_copy
 from util.device import DEVICES, divide_cores, pick_device
-from util.distributed import local_rank, process_group
+from util.distributed import local_rank
 from util.errors import InputError, Parser, exit_on_input_error
 from util.files import sha256_of
 
@@ -176,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {name: str(getattr(args, name)) for name in names}
     if nearest and args.pretrained:
         settings["pretrained"] = " ".join(map(sha256_of, args.pretrained))
-    with process_group(device, timedelta(days=7)):  # one process may finish days before another
+    with evaluation_group(device):
         return evaluate_and_report(
             nearest_network(args, device) if nearest else CopyNetwork(),
             videos,
